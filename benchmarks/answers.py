@@ -13,16 +13,14 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from benchmarks.study_table import kept_study, of_networks
+from benchmarks.harness import ROOT, replaced
+from benchmarks.study_table import LEVEL, kept_study, mean_r2, of_networks
 from substyle.engine.report.findings import conclusive
 from substyle.engine.results.model import Estimate
 
-ROOT = Path(__file__).parents[1]
-RESULTS = ROOT / "benchmarks" / "results"
 PAGE = ROOT / "docs" / "results.md"
 FIGURE, LABELS = ROOT / "docs" / "answers.svg", ROOT / "docs" / "labels.svg"
 START, END = "<!-- answers: benchmarks/answers.py -->", "<!-- end of answers -->"
-LEVEL = 0.05  # of a clear difference, after Holm's correction over all pairs
 FEWEST = 100  # test photographs of a verdict
 INK, MUTED, FULL, OPEN = "#1b1f24", "#57606a", "#1f6fb5", "#c8561b"
 STATISTICS = "control:statistics"
@@ -51,7 +49,6 @@ class Question:
     study: str = "generators"
 
     def scores(self, row: dict[str, Any]) -> dict[str, Any]:
-        """The scores of a backbone; empty if missing."""
         for key in self.entry:
             row = row.get(key) or {}
         return row
@@ -153,14 +150,16 @@ def _ranked(values: dict[str, float], shown: dict[str, str], *, lowest: bool = F
 
 def how_much(leaks: dict[str, Any]) -> str:
     """How well parameters are read, and what a shortcut costs."""
-    r2, price, ends = {}, {}, {}
-    for name, row in leaks["backbones"].items():
-        known = row["parameters"]["by_transformation"].values()
-        every = [max(one["r2"]["value"], 0.0) for own in known for one in own.values()]
-        r2[name], paid = sum(every) / len(every), row["shortcut"]["price"]
-        price[name] = paid["value"]
-        ends[name] = f"{_per_cent(paid['value'])} ({_per_cent(paid['low'])}–{_per_cent(paid['high'])})"
-    text = f"- **How much of it was applied?** Mean R² of {len(every)} parameters (sigma, angle, quality …; below 0 "
+    backbones = leaks["backbones"]
+    r2 = {name: mean_r2(row)[0] for name, row in backbones.items()}
+    paid = {name: row["shortcut"]["price"] for name, row in backbones.items()}
+    price = {name: each["value"] for name, each in paid.items()}
+    ends = {
+        name: f"{_per_cent(each['value'])} ({_per_cent(each['low'])}–{_per_cent(each['high'])})"
+        for name, each in paid.items()
+    }
+    count = mean_r2(next(iter(backbones.values())))[1]
+    text = f"- **How much of it was applied?** Mean R² of {count} parameters (sigma, angle, quality …; below 0 "
     text += f"counts as 0), in per cent, over {leaks['splits']['test']} test photographs: "
     text += f"{_ranked(r2, {name: _per_cent(value) for name, value in r2.items()})}.\n"
     text += "- **What if processing goes with the class?** Class accuracy of nearest neighbours if only the query's "
@@ -169,45 +168,34 @@ def how_much(leaks: dict[str, Any]) -> str:
 
 
 def answers() -> str:
-    """One sentence for each question, as a list."""
     return "\n".join([*(f"- {sentence(load(asked.study), asked)}" for asked in QUESTIONS), how_much(load("leaks"))])
 
 
-@dataclass(frozen=True)
-class Panel:
-    """A column of a figure: chance, and by backbone scores with interval, of which the second is drawn hollow."""
-
-    title: str
-    chance: float
-    scores: dict[str, list[tuple[float, list[float] | None]]]
+# title, chance, and by backbone scores with interval, of which the second is drawn hollow
+Panel = tuple[str, float, dict[str, list[tuple[float, list[float] | None]]]]
 
 
 def answer_panels() -> list[Panel]:
-    """Backbones by questions."""
     panels = []
     for question in QUESTIONS:
         kept = load(question.study)
-        found = {name: question.scores(row) for name, row in kept["backbones"].items()}
-        scores = {
-            name: [(score["value"], _interval(score))]
-            for name, one in found.items()
-            if (score := one.get(question.score)) is not None
-        }
-        panels.append(Panel(question.short, kept["chance"][question.task], scores))
+        found = {name: question.scores(row).get(question.score) for name, row in kept["backbones"].items()}
+        scores = {name: [(score["value"], _interval(score))] for name, score in found.items() if score is not None}
+        panels.append((question.short, kept["chance"][question.task], scores))
     return panels
 
 
 def label_panels(kept: dict[str, Any]) -> list[Panel]:
     """Accuracy of each label, and with the class held fixed."""
-    labels = next(iter(kept["backbones"].values()))["labels"]["by_label"]
+    labels = {name: row["labels"]["by_label"] for name, row in kept["backbones"].items()}
     panels = []
-    for label, first in labels.items():
-        score = "accuracy" if first["kind"] == "class" else "r2"
-        scores = {}
-        for name, row in kept["backbones"].items():
-            own = row["labels"]["by_label"][label]
-            scores[name] = [(one[score]["value"], _interval(one[score])) for one in (own, own["fixed"])]
-        panels.append(Panel(label if score == "accuracy" else f"{label}, R²", first.get("chance", 0.0), scores))
+    for label, first in next(iter(labels.values())).items():
+        score, title = ("accuracy", label) if first["kind"] == "class" else ("r2", f"{label}, R²")
+        scores = {
+            name: [(one[score]["value"], _interval(one[score])) for one in (own[label], own[label]["fixed"])]
+            for name, own in labels.items()
+        }
+        panels.append((title, first.get("chance", 0.0), scores))
     return panels
 
 
@@ -222,17 +210,17 @@ def draw(panels: list[Panel], kept: dict[str, Any], path: Path, width: float, no
     style = {"font.size": 9, "svg.fonttype": "none", "svg.hashsalt": "substyle", "axes.edgecolor": "#9aa3ad"}
     with matplotlib.rc_context(style):
         figure, axes = plt.subplots(1, len(panels), sharey=True, figsize=(width, 0.8 + 0.36 * len(names)))
-        for axis, panel in zip(axes, panels, strict=True):
-            axis.axvline(100 * panel.chance, color=MUTED, linewidth=0.8, linestyle=":")
+        for axis, (title, chance, scores) in zip(axes, panels, strict=True):
+            axis.axvline(100 * chance, color=MUTED, linewidth=0.8, linestyle=":")
             for y, name in enumerate(names):
                 colour = OPEN if kept["backbones"][name]["control"] else FULL
-                for i, (value, ends) in enumerate(panel.scores.get(name, [])):
+                for i, (value, ends) in enumerate(scores.get(name, [])):
                     at, (low, high) = y + 0.3 * i, ends or (value, value)
                     axis.plot([100 * low, 100 * high], [at, at], color=colour, linewidth=2, alpha=0.45)
                     face = "white" if i else colour
                     axis.plot(100 * value, at, "o", color=colour, markersize=5, markerfacecolor=face)
             axis.set(xlim=(0, 102), ylim=(len(names) - 0.5, -0.5), xticks=(0, 50, 100))
-            axis.set_title(panel.title, fontsize=9, color=INK)
+            axis.set_title(title, fontsize=9, color=INK)
             axis.tick_params(length=0, colors=MUTED)
             axis.grid(axis="x", color="#eceff2")
             axis.set_axisbelow(True)
@@ -245,20 +233,16 @@ def draw(panels: list[Panel], kept: dict[str, Any], path: Path, width: float, no
 
 
 def written(page: str, text: str) -> str:
-    """Replace the text between the two markers of a page."""
-    before, rest = page.split(START)
-    return f"{before}{START}\n{text}\n{END}{rest.split(END)[1]}"
+    return replaced(page, START, END, text)
 
 
 @cache
 def load(name: str) -> dict[str, Any]:
-    """A kept study."""
     found = kept_study(name)
     return found | {"variants": found["variants"] // found["images"]}
 
 
 def main() -> int:
-    """Run the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--write", action="store_true")
     write, text = parser.parse_args().write, answers()
@@ -267,11 +251,8 @@ def main() -> int:
         PAGE.write_text(written(PAGE.read_text(), text))
         note = "accuracy in per cent, 95 % intervals; dotted: chance"
         draw(answer_panels(), load(QUESTIONS[0].study), FIGURE, 10.5, note)
-        labels, note = (
-            load("labels"),
-            "accuracy and R² in per cent, 95 % intervals; hollow: class held fixed; dotted: chance",
-        )
-        draw(label_panels(labels), labels, LABELS, 6.5, note)
+        note = "accuracy and R² in per cent, 95 % intervals; hollow: class held fixed; dotted: chance"
+        draw(label_panels(load("labels")), load("labels"), LABELS, 6.5, note)
     return 0
 
 

@@ -9,7 +9,6 @@ several types has a row of each.
 
 from __future__ import annotations
 
-import argparse
 import importlib
 import json
 import os
@@ -18,15 +17,14 @@ import subprocess
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from datetime import UTC, datetime
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from benchmarks.harness import RESULTS, ROOT, environment
+from benchmarks.harness import ROOT, document, parser, write
 
 NAME = "compiled"
 QUESTION = "what does each Triton kernel use of a multiprocessor, by compute capability and Triton?"
@@ -35,8 +33,7 @@ _OPCODE = re.compile(r"^\s*(?:/\*[0-9a-f]+\*/)?\s+(?:@!?U?P\w+\s+)?([A-Z][A-Z0-9
 _PRODUCTS = re.compile(r"MMA")  # HMMA, HGMMA, UTCHMMA ...
 
 
-def rows(architectures: Sequence[int] = ARCHITECTURES) -> Iterator[dict[str, Any]]:
-    """Compile with the Triton of this process."""
+def rows() -> Iterator[dict[str, Any]]:
     import triton
 
     ahead = importlib.import_module("tests.kernels.test_ahead_of_time")
@@ -49,7 +46,7 @@ def rows(architectures: Sequence[int] = ARCHITECTURES) -> Iterator[dict[str, Any
                 ours = [seen for seen in ahead.launches(patch, module, budget) if seen[0] is getattr(module, function)]
             by_types = {tuple(str(v.dtype)[6:] for v in s[1] if isinstance(v, torch.Tensor)): s for s in ours}
             for types, seen in by_types.items():
-                for architecture in architectures:
+                for architecture in ARCHITECTURES:
                     binary = ahead.compiled(*seen, architecture)
                     used = ahead.resources(binary.asm["cubin"], folder)
                     (folder / "kernel.cubin").write_bytes(binary.asm["cubin"])
@@ -65,30 +62,23 @@ def rows(architectures: Sequence[int] = ARCHITECTURES) -> Iterator[dict[str, Any
                     }
 
 
-def rows_of(folder: Path | None, architectures: Sequence[int] = ARCHITECTURES) -> list[dict[str, Any]]:
+def rows_of(folder: Path | None) -> list[dict[str, Any]]:
     """Compile with the Triton in a folder, or with the installed one, in a process and a cache of its own."""
     with tempfile.TemporaryDirectory() as kept:
         own = os.environ | {"TRITON_CACHE_DIR": kept} | ({} if folder is None else {"PYTHONPATH": str(folder)})
         own.pop("TRITON_INTERPRET", None)
-        code = f"import json, benchmarks.compiled as c; print(json.dumps(list(c.rows({tuple(architectures)}))))"
+        code = "import json, benchmarks.compiled as c; print(json.dumps(list(c.rows()))))"
         done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=own, stdout=subprocess.PIPE, check=True)
     found: list[dict[str, Any]] = json.loads(done.stdout)
     return found
 
 
 def main() -> None:
-    """Compile with every Triton and write the results."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folders", nargs="*", type=Path, metavar="FOLDER", help="with a Triton each")
-    parser.add_argument("--out", type=Path, default=RESULTS / f"{NAME}.json", metavar="FILE")
-    options = parser.parse_args()
+    command = parser(NAME, __doc__)
+    command.add_argument("folders", nargs="*", type=Path, metavar="FOLDER", help="with a Triton each")
+    options = command.parse_args()
     found = [row for folder in (None, *map(Path.absolute, options.folders)) for row in rows_of(folder)]
-    document = {
-        **{"schema": 1, "benchmark": NAME, "question": QUESTION},
-        "created": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
-        **{"environment": environment(), "rows": found},
-    }
-    options.out.write_text(json.dumps(document, indent=1, allow_nan=False) + "\n")
+    write(options.out, document(NAME, QUESTION, rows=found))
     spilling = sorted({row["kernel"] for row in found if row["spilled_bytes"]})
     print(f"{len(found)} binaries; spilling: {', '.join(spilling) or 'none'}")
 

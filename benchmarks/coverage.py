@@ -18,14 +18,10 @@ allow. All resamples are as many as the product draws.
 
 from __future__ import annotations
 
-import argparse
-import json
 import sys
 import time
 import zlib
-from datetime import UTC, datetime
 from multiprocessing import get_context
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -33,7 +29,7 @@ import torch
 from numpy.typing import NDArray
 from scipy.stats import binomtest
 
-from benchmarks.harness import RESULTS, environment
+from benchmarks.harness import document, markdown, parser, write
 from benchmarks.simulations import KINDS, Simulated
 
 NAME = "coverage"
@@ -140,7 +136,6 @@ def _covered(ends_K2: NDArray[np.float64], truth: float) -> dict[str, Any]:
 
 
 def judged(studies: list[Simulated]) -> dict[str, Any]:
-    """Judge a cell by the rule."""
     truth = studies[0].truth
     ends = [end for each in studies for end in each.ends]
     given = [end for end in ends if end is not None]
@@ -179,12 +174,7 @@ def simulate(kind: str, settings: dict[str, Any], units: int, replications: int,
     return {"cell": cell, "kind": kind, "units": units, **judged(studies), "seconds": time.perf_counter() - began}
 
 
-def _simulated(cell: tuple[str, dict[str, Any], int, int, float]) -> dict[str, Any]:
-    return simulate(*cell)
-
-
 def shown(row: dict[str, Any]) -> str:
-    """Format a row as a line."""
     parts = [f"{row['replications']} replications"]
     if "coverage" in row:
         low, high = row["coverage_ci95"]
@@ -201,7 +191,8 @@ def shown(row: dict[str, Any]) -> str:
 
 def summary(rows: list[dict[str, Any]]) -> str:
     """The table of docs/concepts.md: a row for each kind."""
-    lines = ["| simulated | cells | pass | fail | coverage | false verdicts, at most |", "|---|---|---|---|---|---|"]
+    headings = ("simulated", "cells", "pass", "fail", "coverage", "false verdicts, at most")
+    lines = []
     for kind in dict.fromkeys(row["kind"] for row in rows):
         own = [row for row in rows if row["kind"] == kind]
         covered = [row["coverage"] for row in own if "coverage" in row]
@@ -210,38 +201,32 @@ def summary(rows: list[dict[str, Any]]) -> str:
         worst = f"{max(false):.1%}" if false else ""
         passing, failing = (sum(row["verdict"] == verdict for row in own) for verdict in (PASSES, FAILS))
         name = (KINDS[kind].__doc__ or "").splitlines()[0].rstrip(".")
-        lines.append(f"| {name} | {len(own)} | {passing} | {failing} | {numbers} | {worst} |")
-    return "\n".join(lines)
+        lines.append((name, str(len(own)), str(passing), str(failing), numbers, worst))
+    return markdown(headings, lines)
 
 
 def main() -> int:
     """Run the cells, write them, and return 1 if one fails."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help=f"{QUICK} replications")
-    parser.add_argument("--only", default="", metavar="TEXT", help="cells that start with TEXT, which are not written")
-    parser.add_argument("--seconds", type=float, default=SECONDS, help="at most, of each cell")
-    parser.add_argument("--out", type=Path, default=RESULTS / f"{NAME}.json", metavar="FILE")
-    parser.add_argument("--processes", type=int, default=1, metavar="N", help="of one thread each")
-    options = parser.parse_args()
-    rows = []
+    command = parser(NAME, __doc__)
+    command.add_argument("--quick", action="store_true", help=f"{QUICK} replications")
+    command.add_argument("--only", default="", metavar="TEXT", help="cells that start with TEXT, which are not written")
+    command.add_argument("--seconds", type=float, default=SECONDS, help="at most, of each cell")
+    command.add_argument("--processes", type=int, default=1, metavar="N", help="of one thread each")
+    options = command.parse_args()
     replications = QUICK if options.quick else REPLICATIONS
     cells = [(kind, what, settings, units) for kind, what, settings, sizes in CELLS for units in sizes]
-    cells = [
-        (kind, what, own, units) for kind, what, own, units in cells if named(kind, own, units).startswith(options.only)
-    ]
-    todo = [(kind, settings, units, replications, options.seconds) for kind, _, settings, units in cells]
+    cells = [cell for cell in cells if named(cell[0], *cell[2:]).startswith(options.only)]
+    rows = []
     with get_context("spawn").Pool(options.processes, torch.set_num_threads, (1,)) as pool:
-        for (_, what, *_), found in zip(cells, pool.imap(_simulated, todo), strict=True):
-            row = {"what": what, **found}
-            print(shown(row), flush=True)
-            rows.append(row)
-            document = {
-                **{"schema": 1, "benchmark": NAME, "question": QUESTION, "quick": options.quick},
-                "created": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
-                **{"environment": environment(), "rows": rows},
-            }
+        waiting = [
+            pool.apply_async(simulate, (kind, settings, units, replications, options.seconds))
+            for kind, _, settings, units in cells
+        ]
+        for (_, what, *_), found in zip(cells, waiting, strict=True):
+            rows.append({"what": what, **found.get()})
+            print(shown(rows[-1]), flush=True)
             if not options.only:
-                options.out.write_text(json.dumps(document, indent=1, allow_nan=False) + "\n")
+                write(options.out, document(NAME, QUESTION, quick=options.quick, rows=rows))
     print(summary(rows))
     return int(any(row["verdict"] == FAILS for row in rows))
 

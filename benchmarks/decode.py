@@ -9,7 +9,6 @@ given size are packaged photographs, enlarged, with the noise of a sensor, as JP
 from __future__ import annotations
 
 import io
-import sys
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -20,7 +19,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from benchmarks import photographs
-from benchmarks.harness import CEILING, OURS, Row, interleave, main
+from benchmarks.harness import CEILING, OURS, Row, interleave
 from benchmarks.networks import CORES
 from benchmarks.peers import decode_plain
 from substyle.pipelines import packaged_photographs
@@ -98,7 +97,3 @@ def _decode_alone(batch: int) -> Any:  # noqa: ANN401 - DALI ships no types
         pipeline.set_outputs(fn.decoders.image(blob, device="cpu", output_type=types.RGB))
     pipeline.build()
     return pipeline
-
-
-if __name__ == "__main__":
-    main(sys.modules[__name__])

@@ -27,7 +27,6 @@ LIMIT = 900  # seconds for the tests of a defect; one that never ends is caught 
 
 
 def main() -> int:
-    """Run the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("tree", type=Path)
     parser.add_argument("--coverage", type=Path, required=True, help="of the fast tests of TREE, with a context a test")

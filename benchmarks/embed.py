@@ -8,7 +8,6 @@ of operations. Convolutional networks have no ceiling: they reuse data more or, 
 from __future__ import annotations
 
 import copy
-import sys
 import time
 from collections.abc import Callable
 from typing import Any
@@ -18,7 +17,7 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 
 from benchmarks import networks
-from benchmarks.harness import OURS, Row, interleave, main
+from benchmarks.harness import OURS, Row, interleave
 from benchmarks.networks import BATCH, CANVAS, CORES, GFLOP, LITE0, RESNET50, SHOWN, VIT_B16
 from substyle.engine.backbones.compile import CompiledBackbone, CompileOptions, compile_source
 from substyle.engine.backbones.lazy import LazyBackbone
@@ -62,7 +61,6 @@ def _row(name: str, flops: float, *, quick: bool) -> Row:
 
 
 def _auto(name: str) -> CompiledBackbone:
-    """Compile with the gate."""
     options = CompileOptions(batch=BATCH, canvas=CANVAS, threads=CORES)
     source = LazyBackbone.of(networks.load(name), canvas=CANVAS, batch=graph_batch(BATCH))
     return compile_source(source, networks.samples(), options)
@@ -107,7 +105,3 @@ def matrix_product_flops(seconds: float = 1.0) -> float:
         compiled.run(batches)
         done += len(batches)
     return done * len(nodes) * 2.0 * TOKENS * WIDTH * HIDDEN / (time.perf_counter() - began)
-
-
-if __name__ == "__main__":
-    main(sys.modules[__name__])

@@ -2,8 +2,7 @@
 
 The ceiling of a row is the backbone alone: the compiled graphs on ready batches and the same streams. Backbones run in
 plain bf16 without the gate, for speed only; a study cannot do this. Every run creates a store and writes its last
-shard, so short runs look slower than long ones. ``parts_ms`` is the time of each part per photograph, in ms, measured
-alone; in a run the parts overlap.
+shard, so short runs look slower than long ones.
 """
 
 from __future__ import annotations
@@ -14,13 +13,14 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from itertools import count
 from pathlib import Path
 
 import torch
 
 from benchmarks import networks, photographs
-from benchmarks.harness import CEILING, OURS, ROOT, Row, interleave, main
+from benchmarks.harness import CEILING, OURS, ROOT, Row, interleave
 from benchmarks.networks import BATCH, LITE0, RESNET50, SHOWN, VIT_B16
 from substyle.engine.backbones.compile import CompiledBackbone
 from substyle.engine.backbones.runtimes.openvino import FixedBatch
@@ -28,7 +28,6 @@ from substyle.engine.embedding.plan import EmbedPlan
 from substyle.engine.embedding.run import embed_compiled
 from substyle.pipelines.sources import FolderSource
 from substyle.pipelines.storage import LocalPlace
-from substyle.pipelines.transforms import base
 
 NAME = "end_to_end"
 QUESTION = "how fast do photographs become embeddings of all variants in a store, decode included?"
@@ -45,9 +44,9 @@ def run(quick: bool) -> list[Row]:
         if not quick:
             rows.append(_alone(folder, networks.ungated(VIT_B16, "bf16"), 96, 2))
             rows.append(_two(folder, [lite0, networks.ungated(RESNET50, "bf16")], 128, 2))
-        rows.append(_against_script(folder, lite0, LITE0, 4 if quick else 32, layouts=(False, True)))
+        rows.append(_against_script(folder, lite0, LITE0, 4 if quick else 32, channels_last=True))
         if not quick:
-            rows.append(_against_script(folder, networks.ungated(VIT_B16, "bf16"), VIT_B16, 16, layouts=(False,)))
+            rows.append(_against_script(folder, networks.ungated(VIT_B16, "bf16"), VIT_B16, 16))
     return rows
 
 
@@ -65,13 +64,8 @@ def _filler(folder: Path, backbones: Sequence[CompiledBackbone], images: int) ->
 
 
 def _linked(folder: Path, images: int) -> Path:
-    """Create a folder of ``images`` photographs."""
     linked = folder / f"photographs-{images}"
-    if not linked.exists():
-        linked.mkdir()
-        for i, record in enumerate(photographs.records(images)):
-            (linked / f"{i:05d}.jpg").write_bytes(record.read())
-    return linked
+    return linked if linked.exists() else photographs.write(linked, images)
 
 
 def _stream(backbones: Sequence[CompiledBackbone], variants: int) -> Callable[[], float]:
@@ -93,29 +87,8 @@ def _alone(folder: Path, backbone: CompiledBackbone, images: int, repeats: int) 
     contenders = {OURS: _filler(folder, [backbone], images), CEILING: _stream([backbone], variants)}
     _filler(folder, [backbone], BATCH)()
     timings = interleave(contenders, repeats=repeats, warmup=0)
-    parts = {**_parts(), "backbone": timings[CEILING].median / images * 1e3}
-    facts = {"parts_ms": {k: round(v, 2) for k, v in parts.items()}, "sum_of_parts_ms": sum(parts.values()),
-             "together_ms": timings[OURS].median / images * 1e3, "gate": "bypassed, for speed only"}  # fmt: skip
+    facts = {"gate": "bypassed, for speed only"}
     return Row(f"31 variants, {SHOWN[backbone.spec.name]} in bf16", "embeddings", variants, timings, facts=facts)
-
-
-def _parts() -> dict[str, float]:
-    """Time decoding and each kind of variants separately, in ms per photograph."""
-    pipeline = networks.pipeline()
-    records = photographs.records(BATCH)
-    blobs, keys = [record.read() for record in records], [record.key for record in records]
-    canvas_BSSC = pipeline.decoder(blobs).canvas_BSSC
-    spent = {"decode": _milliseconds(lambda: pipeline.decoder(blobs))}
-    for kind in base.KINDS[1:]:
-        names = [name for name in pipeline.settings.transformations if base.get(name).kind == kind]
-        if names:
-            make = pipeline.maker(names)
-            spent[kind] = _milliseconds(lambda make=make: list(make(canvas_BSSC, keys)))  # type: ignore[misc]
-    return spent
-
-
-def _milliseconds(work: Callable[[], object]) -> float:
-    return interleave({OURS: work}, repeats=3)[OURS].median / BATCH * 1e3
 
 
 def _two(folder: Path, backbones: Sequence[CompiledBackbone], images: int, repeats: int) -> Row:
@@ -143,38 +116,24 @@ def _two(folder: Path, backbones: Sequence[CompiledBackbone], images: int, repea
 
 
 def _against_script(
-    folder: Path, backbone: CompiledBackbone, name: str, images: int, *, layouts: Sequence[bool]
+    folder: Path, backbone: CompiledBackbone, name: str, images: int, *, channels_last: bool = False
 ) -> Row:
     """Compare with the plain script, which runs in its own process and reports its time without startup."""
     listed = folder / f"{images}.txt"
     listed.write_text("\n".join(str(path) for path in sorted(_linked(folder, images).iterdir())))
     model = name.rpartition(":")[2]
 
-    def script(channels_last: bool) -> Callable[[], float]:
-        more = ["--channels-last"] if channels_last else []
-        command = [sys.executable, "-m", "benchmarks.peers.plain_script", str(listed), str(folder / "plain.npy")]
-
-        def call() -> float:
-            done = subprocess.run(
-                [*command, "--model", model, *more], cwd=ROOT, check=True, capture_output=True, text=True
-            )
-            return float(json.loads(done.stdout.splitlines()[-1])["seconds"])
-
-        return call
+    def script(*more: str) -> float:
+        command = [sys.executable, "-m", "benchmarks.peers.plain_script", str(listed), str(folder / "plain.npy"), *more]
+        done = subprocess.run([*command, "--model", model], cwd=ROOT, check=True, capture_output=True, text=True)
+        return float(json.loads(done.stdout.splitlines()[-1])["seconds"])
 
     backbone.embed(networks.canvases(BATCH))  # warm up: the script's time does not include loading its network
     contenders = {OURS: _filler(folder, [backbone], images)}
-    for channels_last in layouts:
-        contenders["a plain script" + (", channels_last" if channels_last else "")] = script(channels_last)
+    contenders["a plain script"] = script
+    if channels_last:
+        contenders["a plain script, channels_last"] = partial(script, "--channels-last")
     timings = interleave(contenders, repeats=1, warmup=0)
-    return Row(
-        f"31 variants, {SHOWN[name]}, against a plain script",
-        "embeddings",
-        images * len(networks.pipeline().settings.transformations),
-        timings,
-        facts={"gate": "bypassed, for speed only"},
-    )
-
-
-if __name__ == "__main__":
-    main(sys.modules[__name__])
+    variants = images * len(networks.pipeline().settings.transformations)
+    facts = {"gate": "bypassed, for speed only"}
+    return Row(f"31 variants, {SHOWN[name]}, against a plain script", "embeddings", variants, timings, facts=facts)

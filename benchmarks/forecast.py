@@ -8,23 +8,18 @@ the kept studies: `engine/estimate/forecast.py` has their quantiles. Each kept s
 
 from __future__ import annotations
 
-import argparse
-import json
 import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from scipy.special import stdtrit
 
-from benchmarks.harness import RESULTS
+from benchmarks.harness import RESULTS, document, parser, write
 from benchmarks.study_table import kept_study
 from substyle.engine.estimate.forecast import NORMAL, Deviations, OverGenerators
 
-SCHEMA = 1
 NAME = "forecast"
 QUESTION = "do half widths that are forecast before a study fall into their range?"
 FEWEST = 5  # transformations of a study; with fewer a deviation is not an estimate
@@ -54,7 +49,6 @@ class Width:
 
 
 def kept() -> dict[str, dict[str, Any]]:
-    """Summaries of the kept studies by name."""
     names = (path.stem.removeprefix("study-") for path in RESULTS.glob("study-*.json"))
     return {name: kept_study(name) for name in names}
 
@@ -113,28 +107,12 @@ def checked(studies: Mapping[str, Mapping[str, Any]], head: str) -> list[dict[st
     return rows
 
 
-def run() -> dict[str, Any]:
-    """Deviations of all kept studies, and forecasts against outcomes."""
-    studies = kept()
-    heads = {"style": "linear", "heads": "mlp-linear"}
-    return {
-        "schema": SCHEMA,
-        "name": NAME,
-        "question": QUESTION,
-        "created": datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z"),
-        "deviations": {name: asdict(deviations(widths(studies, head))) for name, head in heads.items()}
-        | {"generators": asdict(over_generators(studies))},
-        "checked": {name: checked(studies, head) for name, head in heads.items()},
-    }
-
-
 def main() -> None:
-    """Print and save what was forecast and what came."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, default=RESULTS / f"{NAME}.json")
-    out = parser.parse_args().out
-    found = run()
-    for name, rows in found["checked"].items():
+    out = parser(NAME, __doc__).parse_args().out
+    studies, heads = kept(), {"style": "linear", "heads": "mlp-linear"}
+    found = {name: asdict(deviations(widths(studies, head))) for name, head in heads.items()}
+    outcomes = {name: checked(studies, head) for name, head in heads.items()}
+    for name, rows in outcomes.items():
         for row in rows:
             low, median, high = (100 * each for each in row["forecast"])
             print(
@@ -143,7 +121,8 @@ def main() -> None:
                 f"{row['inside']} of {row['pairs']} inside"
             )
         print(f"{name}: {sum(r['inside'] for r in rows)} of {sum(r['pairs'] for r in rows)} inside their range")
-    out.write_text(json.dumps(found, indent=1) + "\n")
+    found["generators"] = asdict(over_generators(studies))
+    write(out, document(NAME, QUESTION, deviations=found, checked=outcomes))
 
 
 if __name__ == "__main__":

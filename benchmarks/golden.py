@@ -9,13 +9,13 @@ another installation, such as that of a checkout of an older commit. Bytes and p
 both on one machine.
 
 ``compare`` compares pixels and embeddings byte for byte, and each field of results.json and each line of the report.
-It prints what differs and fails if anything does. Times, versions and digests are not compared. `RENAMED` has fields
-that moved since.
+It prints what differs and fails if anything does. Times, versions and digests are not compared.
 """
 
 from __future__ import annotations
 
 import argparse
+import html
 import json
 import os
 import re
@@ -24,7 +24,6 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +34,6 @@ COMMAND = "substyle.engine.cli"
 PHOTOGRAPHS = 32  # whose variants are compared
 # names of networks that a run has trained have digests, also of the store
 TRAINED = re.compile(r"[0-9a-f]{16}(?=\.safetensors)|(?<=\.safetensors)-[0-9a-f]{8}|(?<=adapter )[0-9a-f]{16}")
-RENAMED: dict[str, str] = {}  # beginnings of paths in results.json: before, and now
 # entries of results.json that differ between runs of the same code, and lines of the report that show them
 VARYING = re.compile(
     r"^/(created|version|environment|throughput|stamps|checksum|identity|study/path)(/|$)"
@@ -72,24 +70,16 @@ def compare(old: Path, new: Path) -> list[str]:
         differing += different(folder, *found)
     documents = [TRAINED.sub("", (each / "results.json").read_text()) for each in (old, new)]
     fields = [dict(leaves(json.loads(text))) for text in documents]
-    fields[0] = {renamed(path): value for path, value in fields[0].items()}
     differing += different("results.json", *fields)
     lines = [Counter(shown(each / "report.html")) for each in (old, new)]  # in any order
     return differing + different("report.html", *lines)
 
 
 def different(what: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
-    """Entries of two tables that differ."""
     found = [f"{what}: {path}: {old.get(path)!r} → {new.get(path)!r}" for path in {**old, **new}
              if path not in old or path not in new or old[path] != new[path]]  # fmt: skip
     print(f"{what}: {len({**old, **new}) - len(found)} of {len({**old, **new})} entries equal")
     return found if old and new else [*found, f"{what}: nothing to compare"]
-
-
-def renamed(path: str) -> str:
-    """The path of an entry of results.json now."""
-    before = next((each for each in RENAMED if path.startswith(each)), "")
-    return RENAMED[before] + path.removeprefix(before) if before else path
 
 
 def leaves(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:  # noqa: ANN401 - JSON
@@ -104,34 +94,14 @@ def leaves(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:  # noqa: AN
         yield from leaves(inner, f"{path}/{key}")
 
 
-class _Text(HTMLParser):
-    """The lines of text of a page, without scripts and styles."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.lines: list[str] = []
-        self.hidden = 0
-
-    def handle_starttag(self, tag: str, attrs: Any) -> None:  # noqa: ANN401
-        self.hidden += tag in ("script", "style")
-
-    def handle_endtag(self, tag: str) -> None:
-        self.hidden -= tag in ("script", "style")
-
-    def handle_data(self, data: str) -> None:
-        if not self.hidden and data.strip():
-            self.lines.append(" ".join(data.split()))
-
-
 def shown(page: Path) -> list[str]:
     """Lines of a report without those that state times, versions or folders, and bare numbers, which are fields."""
-    parser = _Text()
-    parser.feed(TRAINED.sub("", page.read_text()))
-    return [line for line in parser.lines if not SHOWN.search(line) and not re.fullmatch(r"[-+\d., e×%]*", line)]
+    text = re.sub(r"<(script|style)\b.*?</\1>|<[^>]*>", "\0", TRAINED.sub("", page.read_text()), flags=re.DOTALL)
+    lines = [" ".join(line.split()) for line in html.unescape(text).split("\0") if line.strip()]
+    return [line for line in lines if not SHOWN.search(line) and not re.fullmatch(r"[-+\d., e×%]*", line)]
 
 
 def main() -> int:
-    """Record or compare."""
     parser = argparse.ArgumentParser(prog="golden", description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     commands = parser.add_subparsers(dest="command", required=True)
     one = commands.add_parser("record")

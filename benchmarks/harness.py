@@ -1,8 +1,7 @@
 """Time ``ours``, its peers and the ceiling side by side in one run, and save the results.
 
-A benchmark module defines ``NAME``, ``QUESTION`` and ``run(quick: bool) -> list[Row]``. It runs alone
-(``python -m benchmarks.store [--quick] [--out DIR]``) or with all others (``python -m benchmarks``), and writes one
-JSON file to benchmarks/results/, whose schema `check` validates.
+A benchmark module defines ``NAME``, ``QUESTION`` and ``run(quick: bool) -> list[Row]``. ``python -m benchmarks [NAME]``
+runs it and writes one JSON file to benchmarks/results/. Other scripts have a command line and a document of their own.
 """
 
 from __future__ import annotations
@@ -12,13 +11,11 @@ import json
 import os
 import platform
 import statistics
-import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 from substyle.kernels import cpu
@@ -26,7 +23,6 @@ from substyle.kernels import cpu
 SCHEMA = 1
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
-QUICK = Path("runs") / "bench-quick"
 OURS, CEILING = "ours", "ceiling"
 _REST = 0.05  # seconds before each contender: threads of the previous one may still spin
 BENCHMARKS = (
@@ -89,9 +85,17 @@ class Row:
         return self.rate() / self.ceiling_per_s if self.ceiling_per_s else None
 
     def times_faster(self) -> dict[str, float]:
-        """Speed-up of ``ours`` over each peer."""
         ours = self.timings[OURS].median
         return {name: t.median / ours for name, t in self.timings.items() if name not in (OURS, CEILING)}
+
+    def described(self) -> dict[str, Any]:
+        """Return the row as it is kept, with rates and ratios beside the times."""
+        return {
+            **asdict(self),
+            "per_s": {contender: self.rate(contender) for contender in self.timings},
+            "of_ceiling": self.of_ceiling(),
+            "times_faster": self.times_faster(),
+        }
 
 
 def interleave(contenders: Mapping[str, Callable[[], object]], *, repeats: int, warmup: int = 1) -> dict[str, Timing]:
@@ -114,7 +118,6 @@ def interleave(contenders: Mapping[str, Callable[[], object]], *, repeats: int, 
 
 
 def environment() -> dict[str, Any]:
-    """Describe the machine and the versions of the measured packages."""
     from substyle.engine import cache
 
     return {
@@ -127,65 +130,38 @@ def environment() -> dict[str, Any]:
     }
 
 
-def document(name: str, question: str, rows: list[Row], *, quick: bool) -> dict[str, Any]:
-    """Build the JSON document of a benchmark, with rates and ratios beside the times."""
+def document(name: str, question: str, **parts: object) -> dict[str, Any]:
+    """Build the JSON document of a benchmark, with the machine and the time."""
     return {
         "schema": SCHEMA,
         "benchmark": name,
         "question": question,
         "created": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
-        "quick": quick,
         "environment": environment(),
-        "rows": [
-            {
-                "name": row.name,
-                "unit": row.unit,
-                "count": row.count,
-                "timings": {contender: asdict(timing) for contender, timing in row.timings.items()},
-                "per_s": {contender: row.rate(contender) for contender in row.timings},
-                "ceiling_per_s": row.ceiling_per_s,
-                "of_ceiling": row.of_ceiling(),
-                "times_faster": row.times_faster(),
-                "facts": row.facts,
-                "headline": row.headline,
-            }
-            for row in rows
-        ],
+        **parts,
     }
 
 
-def check(data: object) -> None:
-    """Validate a result document. Raises ValueError naming the invalid field."""
-    top = {"schema": int, "benchmark": str, "question": str, "created": str, "quick": bool, "environment": dict,
-           "rows": list}  # fmt: skip
-    mapping = _fields("document", data, top)
-    if mapping["schema"] != SCHEMA:
-        raise ValueError(f"schema: got {mapping['schema']}; allowed: {SCHEMA}")
-    _fields("environment", mapping["environment"], {"cpu": str, "cores": int, "python": str, "packages": dict})
-    if not mapping["rows"]:
-        raise ValueError("rows: empty")
-    for i, row in enumerate(mapping["rows"]):
-        number = (int, float)
-        maybe = (int, float, type(None))
-        kinds = {"name": str, "unit": str, "count": number, "timings": dict, "per_s": dict, "times_faster": dict,
-                 "facts": dict, "ceiling_per_s": maybe, "of_ceiling": maybe, "headline": bool}  # fmt: skip
-        known = _fields(f"rows[{i}]", row, kinds)
-        if OURS not in known["timings"]:
-            raise ValueError(f"rows[{i}].timings: missing 'ours'")
-        for contender, timing in known["timings"].items():
-            where = f"rows[{i}].timings.{contender}"
-            t = _fields(where, timing, {"median": float, "p20": float, "p80": float, "repeats": int})
-            if not 0 < t["p20"] <= t["median"] <= t["p80"]:
-                raise ValueError(f"{where}: got {t}; expected 0 < p20 <= median <= p80")
+def write(path: Path, data: Mapping[str, Any]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(data, indent=1, allow_nan=False) + "\n")
 
 
-def _fields(where: str, data: object, kinds: Mapping[str, Any]) -> dict[str, Any]:
-    if not isinstance(data, dict):
-        raise ValueError(f"{where}: expected an object")
-    for key, kind in kinds.items():
-        if key not in data or not isinstance(data[key], kind):
-            raise ValueError(f"{where}.{key}: got {data.get(key)!r}; expected {kind}")
-    return data
+def parser(name: str, description: str | None) -> argparse.ArgumentParser:
+    made = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    made.add_argument("--out", type=Path, default=RESULTS / f"{name}.json", metavar="FILE")
+    return made
+
+
+def markdown(headings: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
+    first = list(headings)
+    return "\n".join([f"| {' | '.join(first)} |", "|---" * len(first) + "|", *(f"| {' | '.join(r)} |" for r in rows)])
+
+
+def replaced(page: str, start: str, end: str, text: str) -> str:
+    """Replace the text between two markers of a page."""
+    before, rest = page.split(start)
+    return f"{before}{start}\n{text}\n{end}{rest.split(end)[1]}"
 
 
 def shown(data: Mapping[str, Any]) -> str:
@@ -199,27 +175,3 @@ def shown(data: Mapping[str, Any]) -> str:
         parts += [f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in row["facts"].items()]
         lines.append(f"  {row['name']}: {', '.join(parts)}")
     return "\n".join(lines)
-
-
-def save(module: ModuleType, *, quick: bool, out: Path | None) -> dict[str, Any]:
-    """Run a benchmark, validate its document, write it to ``out/<name>.json`` and print it.
-
-    By default rough numbers are written to `QUICK`, so that they do not replace kept ones.
-    """
-    out = out or (QUICK if quick else RESULTS)
-    data = document(module.NAME, module.QUESTION, module.run(quick), quick=quick)
-    check(data)
-    out.mkdir(parents=True, exist_ok=True)
-    (out / f"{module.NAME}.json").write_text(json.dumps(data, indent=1, allow_nan=False) + "\n")
-    print(shown(data))
-    return data
-
-
-def main(module: ModuleType) -> None:
-    """Run the command line of a benchmark module."""
-    parser = argparse.ArgumentParser(description=module.QUESTION)
-    parser.add_argument("--quick", action="store_true", help="short run with rough numbers")
-    parser.add_argument("--out", type=Path, metavar="DIR", help=f"output folder (benchmarks/results or {QUICK})")
-    options = parser.parse_args()
-    save(module, quick=options.quick, out=options.out)
-    sys.stdout.flush()

@@ -9,12 +9,9 @@ run with the default batch.
 
 from __future__ import annotations
 
-import argparse
-import json
 import sys
 import tempfile
 from collections.abc import Iterator
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks import photographs
-from benchmarks.harness import RESULTS, environment
+from benchmarks.harness import document, parser, write
 from substyle.engine.config import EmbedConfig
 from substyle.engine.store.store import EmbeddingStore
 from substyle.engine.store.table import load_table
@@ -71,13 +68,12 @@ def runs(folder: Path, more: Path, place: Path, name: str) -> Iterator[tuple[str
 
 
 def measure(names: list[str]) -> Iterator[dict[str, Any]]:
-    """Rows of the result."""
     with tempfile.TemporaryDirectory(prefix="substyle-bench-") as temporary:
         place = Path(temporary)
         folder, more = place / "some", place / "more"
         for path, count in ((folder, COUNT), (more, COUNT + OTHERS)):
             path.mkdir()
-            for i, record in enumerate(photographs.records(count)):
+            for i, record in enumerate(photographs.records(count)):  # others lie between them
                 (path / f"{i % COUNT:02d}-{i // COUNT}{Path(record.key).suffix}").write_bytes(record.read())
         for name in names:
             (place / name.replace(":", "-")).mkdir()
@@ -92,21 +88,14 @@ def measure(names: list[str]) -> Iterator[dict[str, Any]]:
 
 def main() -> int:
     """Embed, write the result, and return 1 if a row differs."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="one backbone and a control")
-    parser.add_argument("--out", type=Path, default=RESULTS / f"{NAME}.json", metavar="FILE")
-    options = parser.parse_args()
-    names = [BACKBONES[1], CONTROLS[1]] if options.quick else [*BACKBONES, *CONTROLS]
+    command = parser(NAME, __doc__)
+    command.add_argument("--quick", action="store_true", help="one backbone and a control")
+    options = command.parse_args()
     rows = []
-    for row in measure(names):
+    for row in measure([BACKBONES[1], CONTROLS[1]] if options.quick else [*BACKBONES, *CONTROLS]):
         print("{equal:,} of {rows:,} rows equal, {largest_difference:.1e}  {backbone}, {run}".format(**row), flush=True)
         rows.append(row)
-    document = {
-        **{"schema": 1, "benchmark": NAME, "question": QUESTION, "quick": options.quick},
-        "created": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
-        **{"environment": environment(), "rows": rows},
-    }
-    options.out.write_text(json.dumps(document, indent=1, allow_nan=False) + "\n")
+    write(options.out, document(NAME, QUESTION, quick=options.quick, rows=rows))
     return int(any(row["equal"] < row["rows"] for row in rows))
 
 

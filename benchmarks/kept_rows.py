@@ -23,7 +23,6 @@ _UNKNOWN = "not recorded"
 
 
 def rows() -> Iterator[Row]:
-    """Rows of all kept studies."""
     for path in sorted(RESULTS.glob("study-*.json")):
         yield from rows_of(document(kept_study(path.stem.removeprefix("study-"))))
 
@@ -56,7 +55,6 @@ def _by_transformation(kept: dict[str, Any]) -> Iterator[tuple[str, Any]]:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--to", type=Path, required=True, metavar="DIR")
     done = add_rows(rows(), parser.parse_args(arguments).to)

@@ -9,7 +9,6 @@ EfficientNet-Lite0 (bf16 without a gate) on all cores.
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -18,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 
 from benchmarks import networks, photographs
-from benchmarks.harness import OURS, Row, Timing, interleave, main
+from benchmarks.harness import OURS, Row, Timing, interleave
 from benchmarks.networks import CANVAS, LITE0
 from substyle.pipelines import libraries
 from substyle.pipelines.decode import Decoder
@@ -105,7 +104,6 @@ def _row(
 
 
 def _alone(made: base.Transformation, canvases_BSSC: NDArray[np.uint8]) -> Callable[[], None]:
-    """The library on each canvas, without seeding it."""
     assert made.library is not None
     prefix, _, name = made.library.of.partition(":")
     library, arguments = libraries.library(prefix), json.loads(made.library.arguments)
@@ -124,7 +122,3 @@ def _alone(made: base.Transformation, canvases_BSSC: NDArray[np.uint8]) -> Calla
                 applied(canvas_SSC, 0)
 
     return batch
-
-
-if __name__ == "__main__":
-    main(sys.modules[__name__])

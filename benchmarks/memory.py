@@ -9,23 +9,25 @@ within 1.5 times its level. A few distinct files are linked under many names, si
 
 from __future__ import annotations
 
-import argparse
 import io
-import json
 import os
 import sys
 import tempfile
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
-from benchmarks.harness import RESULTS, environment
+from benchmarks.harness import document, parser, write
+from substyle.engine.config import BackboneChoice, EmbedConfig, Settings
+from substyle.engine.embedding.plan import EmbedPlan
+from substyle.engine.embedding.prepare import PixelPipeline
+from substyle.engine.embedding.run import embed
+from substyle.engine.store import journal
+from substyle.pipelines.sources import FolderSource
+from substyle.pipelines.storage import LocalPlace
 
 NAME = "memory"
 QUESTION = "how much memory does an embedding run take, and does it grow with the number of photographs?"
@@ -37,18 +39,19 @@ SIZES = (
     *((3000, 4000, "JPEG", 6), (4000, 6000, "JPEG", 2), (800, 1200, "CMYK", 2), (1000, 1400, "RGBA", 3)),
     *((375, 500, "damaged", 2), (375, 500, "broken", 1)),
 )
+BATCH = 32
 SAMPLE_SECONDS = 0.02
 MB = 1_000_000
 
 
-def write(folder: Path, count: int, seed: int = 0) -> float:
+def write_photographs(folder: Path, count: int) -> float:
     """Write ``count`` files to a folder in random order and return their mean size in megapixels."""
     originals = folder.with_name("originals")
     originals.mkdir()
     for i, (height, width, kind, _) in enumerate(SIZES):
         (originals / str(i)).write_bytes(_file(height, width, kind))
     shares = np.array([share for *_, share in SIZES], np.float64)
-    drawn = np.random.default_rng(seed).choice(len(SIZES), count, p=shares / shares.sum()).tolist()
+    drawn = np.random.default_rng(0).choice(len(SIZES), count, p=shares / shares.sum()).tolist()
     folder.mkdir()
     for n, i in enumerate(drawn):
         os.link(originals / str(i), folder / f"{n:06d}.{'png' if SIZES[i][2] == 'RGBA' else 'jpg'}")
@@ -58,18 +61,15 @@ def write(folder: Path, count: int, seed: int = 0) -> float:
 def _file(height: int, width: int, kind: str) -> bytes:
     """Encode smooth colours with grain, which compress like a photograph."""
     rng = np.random.default_rng(height * width)
-    smooth = Image.fromarray(rng.integers(0, 256, (9, 12, 3), dtype=np.uint8)).resize(
-        (width, height), Image.Resampling.BICUBIC
-    )
+    cells = Image.fromarray(rng.integers(0, 256, (9, 12, 3), dtype=np.uint8))
+    smooth = np.asarray(cells.resize((width, height), Image.Resampling.BICUBIC))
     grain = np.tile(rng.normal(0, 5, (256, 256, 1)), (-(-height // 256), -(-width // 256), 1))[:height, :width]
-    image = Image.fromarray((np.asarray(smooth) + grain).clip(0, 255).astype(np.uint8))
-    out = io.BytesIO()
+    image, out = Image.fromarray((smooth + grain).clip(0, 255).astype(np.uint8)), io.BytesIO()
     if kind == "RGBA":
         image.convert("RGBA").save(out, "PNG", compress_level=1)
     else:
-        image.convert("CMYK" if kind == "CMYK" else "RGB").save(
-            out, "JPEG", quality=90, progressive=kind == "progressive"
-        )
+        mode = "CMYK" if kind == "CMYK" else "RGB"
+        image.convert(mode).save(out, "JPEG", quality=90, progressive=kind == "progressive")
     blob = out.getvalue()
     if kind == "damaged":
         return blob[: len(blob) // 2]
@@ -77,93 +77,54 @@ def _file(height: int, width: int, kind: str) -> bytes:
 
 
 def resident() -> float:
-    """Resident memory of this process in MB."""
     pages = int(Path("/proc/self/statm").read_text().split()[1])
     return pages * os.sysconf("SC_PAGE_SIZE") / MB
 
 
-@contextmanager
-def sampled(journal: Path) -> Iterator[list[tuple[float, bool]]]:
-    """Sample every 20 ms while the block runs: memory in MB, and whether a shard is finished."""
-    samples: list[tuple[float, bool]] = []
+def measure(count: int, shard_rows: int) -> dict[str, Any]:
+    """Embed ``count`` photographs and report the memory used, in MB."""
+    first: list[float] = []  # until a shard is finished
+    later: list[float] = []
     stop = threading.Event()
 
-    def sample() -> None:
-        done = False
+    def sample(finished: Path) -> None:
         while not stop.wait(SAMPLE_SECONDS):
-            done = done or (journal.is_dir() and any(journal.iterdir()))
-            samples.append((resident(), done))
-
-    thread = threading.Thread(target=sample, daemon=True)
-    thread.start()
-    try:
-        yield samples
-    finally:
-        stop.set()
-        thread.join()
-
-
-def measure(count: int, shard_rows: int, batch: int) -> dict[str, Any]:
-    """Embed ``count`` photographs and report the memory used."""
-    from substyle.engine.config import BackboneChoice, EmbedConfig, Settings
-    from substyle.engine.embedding.plan import EmbedPlan
-    from substyle.engine.embedding.prepare import PixelPipeline
-    from substyle.engine.embedding.run import embed
-    from substyle.engine.store import journal
-    from substyle.pipelines.sources import FolderSource
-    from substyle.pipelines.storage import LocalPlace
+            done = bool(later) or (finished.is_dir() and any(finished.iterdir()))
+            (later if done else first).append(resident())
 
     with tempfile.TemporaryDirectory(prefix="substyle-memory-") as place:
         folder, store = Path(place) / "photographs", Path(place) / "s.zarr"
-        megapixels = write(folder, count)
-        pipeline = PixelPipeline(Settings(0, 224, ("identity", "grayscale")), EmbedConfig(batch, shard_rows=shard_rows))
+        megapixels = write_photographs(folder, count)
+        pipeline = PixelPipeline(Settings(0, 224, ("identity", "grayscale")), EmbedConfig(BATCH, shard_rows=shard_rows))
         plan = EmbedPlan(FolderSource(folder), LocalPlace(store), pipeline)
         before = resident()
-        with sampled(store / journal.FOLDER) as samples:
+        thread = threading.Thread(target=sample, args=(store / journal.FOLDER,), daemon=True)
+        thread.start()
+        try:
             summary = embed(plan, [BackboneChoice("control:pixels")], quiet=True)
-    first = [mb for mb, done in samples if not done]
-    later = [mb for mb, done in samples if done]
+        finally:
+            stop.set()
+            thread.join()
     if not first or len(later) < 2:
         raise SystemExit(f"too few samples from {count} photographs in shards of {shard_rows}: increase --count")
     return {
-        "photographs": count,
-        "mean_megapixels": megapixels,
+        **{"photographs": count, "mean_megapixels": megapixels},
         "largest_megapixels": max(height * width for height, width, *_ in SIZES) / 1e6,
-        "quarantined": len(summary.quarantined),
-        "batch": batch,
-        "shard_rows": shard_rows,
-        "shards": summary.shards,
-        "before_mb": before,
-        "first_shard_peak_mb": max(first),
-        "level_mb": later[0],
-        "peak_mb": max(later),
-        "end_mb": later[-1],
-        "ratio": max(later) / later[0],
-        "target": TARGET,
+        **{"quarantined": len(summary.quarantined), "batch": BATCH, "shard_rows": shard_rows, "shards": summary.shards},
+        **{"before_mb": before, "first_shard_peak_mb": max(first), "level_mb": later[0], "peak_mb": max(later)},
+        **{"end_mb": later[-1], "ratio": max(later) / later[0], "target": TARGET},
     }
 
 
 def main() -> int:
     """Run the command line; return 1 if the ratio exceeds its target."""
-    parser = argparse.ArgumentParser(description=QUESTION)
-    parser.add_argument("--count", type=int, default=5000, help="number of photographs (5000)")
-    parser.add_argument("--shard-rows", type=int, default=512, help="photographs per shard, a power of two (512)")
-    parser.add_argument("--batch", type=int, default=32, help="photographs per batch (32)")
-    parser.add_argument("--out", type=Path, default=RESULTS / "memory.json", metavar="FILE")
-    options = parser.parse_args()
-    measured = measure(options.count, options.shard_rows, options.batch)
-    document = {
-        "schema": 1,
-        "benchmark": NAME,
-        "question": QUESTION,
-        "created": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
-        "environment": environment(),
-        "memory": measured,
-    }
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    options.out.write_text(json.dumps(document, indent=1, allow_nan=False) + "\n")
-    for name, value in measured.items():
-        print(f"{name}: {value:,.2f}" if isinstance(value, float) else f"{name}: {value}")
+    command = parser(NAME, __doc__)
+    command.add_argument("--count", type=int, default=5000, help="number of photographs (5000)")
+    command.add_argument("--shard-rows", type=int, default=512, help="photographs per shard, a power of two (512)")
+    options = command.parse_args()
+    measured = measure(options.count, options.shard_rows)
+    write(options.out, document(NAME, QUESTION, memory=measured))
+    print("\n".join(f"{name}: {value:,.6g}" for name, value in measured.items()))
     return 0 if measured["ratio"] <= TARGET else 1
 
 

@@ -7,7 +7,6 @@ first. The ceiling is the GEMM of all products of queries and bank, into preallo
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Callable
 
@@ -17,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 from sklearn.neighbors import NearestNeighbors
 
-from benchmarks.harness import CEILING, OURS, Row, interleave, main
+from benchmarks.harness import CEILING, OURS, Row, interleave
 from benchmarks.peers import probes_data
 from substyle.engine.analysis import geometry, neighbors
 
@@ -120,7 +119,3 @@ def _row(
         f"equal sets, {who}": float((np.sort(other, axis=1) == mine).all(axis=1).mean()) for who, other in found.items()
     }
     return Row(name, "queries", len(query_QD), timings, facts=facts)
-
-
-if __name__ == "__main__":
-    main(sys.modules[__name__])

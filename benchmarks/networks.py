@@ -44,19 +44,16 @@ CORES = len(os.sched_getaffinity(0))
 
 @cache
 def pipeline() -> PixelPipeline:
-    """Return decoder, variants and style networks at the default settings."""
     return PixelPipeline(Settings(0, CANVAS, suite("substance31")), EmbedConfig(device="cpu"))
 
 
 @cache
 def samples() -> PackagedSamples:
-    """Return the photographs of the gate."""
     return PackagedSamples(pipeline())
 
 
 @cache
 def load(name: str) -> Backbone:
-    """Load a backbone's weights."""
     return registry.load(name, registry.LoadContext(CANVAS, graph_batch(BATCH), 0))
 
 
@@ -69,7 +66,6 @@ def module(name: str) -> nn.Module:
 
 @cache
 def graph(name: str) -> bytes:
-    """Return a serialised ONNX graph of the engine's batch size."""
     facts = {"benchmark": load(name).spec.describe(), "torch": version("torch"), "batch": graph_batch(BATCH)}
 
     def make() -> bytes:

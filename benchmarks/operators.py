@@ -156,7 +156,6 @@ def _work(transformation: base.Transformation) -> tuple[float, float]:
 
 
 def table() -> str:
-    """The table in Markdown."""
     lines = ["| variant | on a CPU | on a GPU | passes | ms | levels |", "|---|---|---|---|---|---|"]
     found = list(counts())
     for count in found:
@@ -172,13 +171,11 @@ def table() -> str:
 
 
 def page(text: str) -> str:
-    """A page with the table replaced."""
     before, _, rest = text.partition(START)
     return f"{before}{START}\n\n{table()}\n\n{END}{rest.partition(END)[2]}"
 
 
 def main() -> None:
-    """Print the table, or update the page."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--write", action="store_true", help="update docs/transformations.md")
     if parser.parse_args().write:

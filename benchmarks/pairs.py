@@ -33,7 +33,6 @@ FLAGS = (
 
 
 def encode(paths: Sequence[Path], identity: Path, folder: Path, suffix: str) -> None:
-    """Write photographs in another format."""
     for path in paths:
         target = (folder / path.relative_to(identity)).with_suffix(f".{suffix}")
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -67,7 +66,6 @@ def photograph_screen(paths: Sequence[Path], identity: Path, folder: Path) -> No
 
 
 def main() -> int:
-    """Entry point of the command."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.pairs", description=__doc__.split("\n")[0])
     parser.add_argument("folder", type=Path, help="a new folder, or one that this command has made")
     parser.add_argument("--photographs", nargs="*", default=[], metavar="NAME", help="some of the packaged photographs")

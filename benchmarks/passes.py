@@ -9,14 +9,10 @@ gathered, and with rows as stored in float16. Passes do not depend on the hardwa
 
 from __future__ import annotations
 
-import argparse
-import json
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
@@ -71,7 +67,6 @@ def both(table: EmbeddingTable, config: ProbeConfig) -> Totals:
 
 @contextmanager
 def _watched(found: Totals) -> Iterator[None]:
-    """Count all fits and their passes."""
     fit, search, now = linear.fit_heads, objective.Objective.__call__, [("", "", 1)]
 
     def watched_fit(rows: Any, config: Any, Cs: Any, start: Any = None, *tolerance: Any, **kw: Any) -> Any:  # noqa: ANN401
@@ -100,11 +95,8 @@ def _watched(found: Totals) -> Iterator[None]:
 
 
 def rows_of(store: EmbeddingStore) -> list[dict[str, Any]]:
-    """Counts of all backbones of a store."""
-    config, rows = (
-        ProbeConfig(tasks=("transformation", "kind", "class"), heads=("linear",), device="cpu", threads=1),
-        [],
-    )
+    config = ProbeConfig(tasks=("transformation", "kind", "class"), heads=("linear",), device="cpu", threads=1)
+    rows = []
     for entry in store.backbones():
         table = load_table(store, entry.name)
         for (task, kind), counts in both(table, config).items():
@@ -131,22 +123,11 @@ def means(rows: Sequence[dict[str, Any]]) -> dict[tuple[str, str], tuple[float, 
 
 
 def main() -> None:
-    """Count, print and write."""
-    parser = argparse.ArgumentParser(prog=NAME, description=QUESTION)
-    parser.add_argument("store", help="a store of embeddings")
-    parser.add_argument("--out", type=Path, default=harness.RESULTS / f"{NAME}.json", metavar="FILE")
-    options = parser.parse_args()
-    store = EmbeddingStore.open(place(options.store))
-    rows = rows_of(store)
-    document = {
-        "schema": harness.SCHEMA,
-        "benchmark": NAME,
-        "question": QUESTION,
-        "created": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
-        "environment": harness.environment(),
-        "rows": rows,
-    }
-    options.out.write_text(json.dumps(document, indent=1) + "\n")
+    command = harness.parser(NAME, __doc__)
+    command.add_argument("store", help="a store of embeddings")
+    options = command.parse_args()
+    rows = rows_of(EmbeddingStore.open(place(options.store)))
+    harness.write(options.out, harness.document(NAME, QUESTION, rows=rows))
     for key, mean in means(rows).items():
         print(f"    {key}: ({', '.join(f'{each:.4g}' for each in mean)}),")
 

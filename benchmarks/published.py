@@ -12,11 +12,8 @@ Rows with ``crop_pct = 0.875`` have the default canvas, which cuts an eighth of 
 
 from __future__ import annotations
 
-import argparse
-import json
 import tempfile
 from dataclasses import replace
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +21,7 @@ import numpy as np
 from sklearn.cluster import MiniBatchKMeans
 from sklearn.metrics import v_measure_score
 
-from benchmarks.harness import RESULTS, environment
+from benchmarks.harness import document, parser, write
 from substyle.engine.config import BackboneChoice, EmbedConfig, Settings
 from substyle.engine.embedding.plan import EmbedPlan
 from substyle.engine.embedding.prepare import PixelPipeline
@@ -36,7 +33,6 @@ from substyle.engine.store.table import EmbeddingTable, load_table
 from substyle.pipelines.sources import SourceConfig, open_source
 from substyle.pipelines.storage import place
 
-SCHEMA = 1
 NAME = "published"
 QUESTION = "do our numbers equal those that somebody else has printed for the same network and task?"
 BACKBONE, CANVAS = "package:clip_vit_b16", 224
@@ -46,7 +42,6 @@ REPEATS, BATCH = 50, 500
 
 
 def embedded(folder: Path, crop_pct: float, limit: int, work: Path) -> EmbeddingTable:
-    """Embed the original pictures."""
     where = place(work / f"{crop_pct}.zarr")
     pipeline = PixelPipeline(Settings(0, CANVAS, ("identity",), crop_pct=crop_pct), EmbedConfig().here())
     plan = EmbedPlan(open_source(folder, SourceConfig()), where, pipeline, limit)
@@ -73,42 +68,25 @@ def clustered(table: EmbeddingTable) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Compute and print the rows, and write them."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folder", type=Path)
-    parser.add_argument("--limit", type=int, default=0, help="use only N pictures")
-    parser.add_argument("--store", type=Path, help="keep the embeddings in this folder")
-    parser.add_argument("--out", type=Path, default=RESULTS / f"{NAME}.json")
-    options = parser.parse_args()
+    command = parser(NAME, __doc__)
+    command.add_argument("folder", type=Path)
+    command.add_argument("--limit", type=int, default=0, help="use only N pictures")
+    command.add_argument("--store", type=Path, help="keep the embeddings in this folder")
+    options = command.parse_args()
     rows = []
     with tempfile.TemporaryDirectory() as scratch:
         for crop_pct in (1.0, 0.875):
             table = embedded(options.folder, crop_pct, options.limit, options.store or Path(scratch))
             shots = few_shot(table, FewShotConfig())
+            own = shots["accuracy"]
             ours = {
-                "CIFAR10": {
-                    "value": shots["accuracy"]["value"],
-                    "ci95": [shots["accuracy"]["low"], shots["accuracy"]["high"]],
-                    "images": shots["images"],
-                },
+                "CIFAR10": {"value": own["value"], "ci95": [own["low"], own["high"]], "images": shots["images"]},
                 "CIFAR10Clustering": clustered(table),
             }
             for task, found in ours.items():
-                row = {"task": task, "crop_pct": crop_pct, "printed": PRINTED[task], **found}
-                rows.append(row)
-                value, low, high = (f"{100 * each:.2f}" for each in (found["value"], *found["ci95"]))
-                shown = f"ours {value} ({low} to {high}, {found['images']} pictures)"
-                print(f"{task}, crop_pct {crop_pct}: {shown}, printed {100 * PRINTED[task]:.2f}", flush=True)
-    made = {
-        "schema": SCHEMA,
-        "name": NAME,
-        "question": QUESTION,
-        "created": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
-        "environment": environment(),
-        "backbone": BACKBONE,
-        "rows": rows,
-    }
-    options.out.write_text(json.dumps(made, indent=1) + "\n")
+                rows.append({"task": task, "crop_pct": crop_pct, "printed": PRINTED[task], **found})
+                print(rows[-1], flush=True)
+    write(options.out, document(NAME, QUESTION, backbone=BACKBONE, rows=rows))
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ address as none.
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 PHILOX = 10 * 10 + 8  # per 128-bit block: ten rounds of 4 products, 4 xors, 2 sums; then halves
@@ -37,22 +38,26 @@ def noise(batch: int, height: int, width: int, channels: int, each: int) -> Leas
     return Least(2 * values, -(-values // 8) * PHILOX + values * each)
 
 
-def remap(batch: int, height: int, width: int, channels: int) -> Least:
+def _sampled(shape: tuple[int, ...], field: int, place: int) -> Least:
+    """Bilinear sampling: bytes of a field and operations that find the place, per pixel."""
+    batch, height, width, channels = shape
+    pixels = batch * height * width
+    return Least(pixels * (2 * channels + field), pixels * (_PLACE + place + channels * _LERP))
+
+
+def remap(*shape: int) -> Least:
     """Sampling by a float32 field read from memory."""
-    pixels = batch * height * width
-    return Least(pixels * (2 * channels + 8), pixels * (_PLACE + 2 + channels * _LERP))
+    return _sampled(shape, 8, 2)
 
 
-def swirl(batch: int, height: int, width: int, channels: int) -> Least:
+def swirl(*shape: int) -> Least:
     """Sampling at computed coordinates: distance, exponential, sine, cosine and a rotation."""
-    pixels = batch * height * width
-    return Least(pixels * 2 * channels, pixels * (_PLACE + 22 + channels * _LERP))
+    return _sampled(shape, 0, 22)
 
 
-def grid(batch: int, height: int, width: int, channels: int) -> Least:
+def grid(*shape: int) -> Least:
     """Sampling at coordinates interpolated between the nodes of a small grid."""
-    pixels = batch * height * width
-    return Least(pixels * 2 * channels, pixels * (_PLACE + 26 + channels * _LERP))
+    return _sampled(shape, 0, 26)
 
 
 def elastic(batch: int, height: int, width: int, channels: int, taps: int) -> Least:
@@ -64,22 +69,19 @@ def elastic(batch: int, height: int, width: int, channels: int, taps: int) -> Le
     return Least(made.bytes + blurred.bytes + moved.bytes, made.operations + blurred.operations + moved.operations)
 
 
-def dots(batch: int, height: int, width: int, channels: int) -> Least:
+def dots(*shape: int) -> Least:
     """A lattice per channel: two coordinates, a distance, a radius and three clips for each value."""
-    values = batch * height * width * channels
-    return Least(2 * values, values * 30)
+    return Least(2 * math.prod(shape), 30 * math.prod(shape))
 
 
-def lines(batch: int, height: int, width: int, channels: int) -> Least:
+def lines(*shape: int) -> Least:
     """One distance and three clips for each value."""
-    values = batch * height * width * channels
-    return Least(2 * values, values * 22)
+    return Least(2 * math.prod(shape), 22 * math.prod(shape))
 
 
-def difference(batch: int, height: int, width: int, channels: int) -> Least:
+def difference(*shape: int) -> Least:
     """Sum of the absolute differences of two images."""
-    values = batch * height * width * channels
-    return Least(2 * values, 3 * values)
+    return Least(2 * math.prod(shape), 3 * math.prod(shape))
 
 
 def jpeg(batch: int, height: int, width: int) -> Least:

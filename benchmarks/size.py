@@ -43,13 +43,11 @@ def lines_of_code(source: str) -> int:
 
 
 def tokens(path: Path) -> int:
-    """Number of tokens without comments and line ends."""
     with path.open("rb") as file:
         return sum(token.type not in SILENT for token in tokenize.tokenize(file.readline))
 
 
 def sizes() -> dict[str, int]:
-    """All counts by name."""
     found: Counter[str] = Counter()
     for top in ("src/substyle", "kernels", "pipelines", "engine"):
         for path in (ROOT / top).rglob("*.py"):
@@ -83,7 +81,6 @@ def compared(found: Mapping[str, int], kept: Mapping[str, int]) -> tuple[list[st
 
 
 def main() -> int:
-    """Compare with the kept sizes, or write them."""
     parser = argparse.ArgumentParser(prog="size", description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--write", action="store_true", help="keep the present numbers")
     options, found = parser.parse_args(), sizes()

@@ -20,7 +20,7 @@ import torch
 from PIL import Image
 
 from benchmarks import photographs
-from benchmarks.harness import CEILING, OURS, ROOT, Row, Timing, interleave, main
+from benchmarks.harness import CEILING, OURS, ROOT, Row, Timing, interleave
 from substyle.engine.backbones import packages
 from substyle.engine.stages.stamp import NOTE
 from substyle.engine.store.layout import slug
@@ -38,17 +38,10 @@ _LOOK = 0.02  # seconds between two looks at a store
 def run(quick: bool) -> list[Row]:
     """Help, info, a finished run repeated, and first shards by how much of the preparation is cached."""
     repeats = 3 if quick else 9
-    rows = [
-        _row("substyle --help", ["--help"], repeats),
-        _row("substyle info", ["info"], repeats),
-    ]
+    rows = [_row(f"substyle {what}", [what], repeats) for what in ("--help", "info")]
     with tempfile.TemporaryDirectory(prefix="substyle-bench-") as place:
         folder = Path(place)
-        images = folder / "photographs"
-        images.mkdir()
-        for i, record in enumerate(photographs.records(PHOTOGRAPHS)):
-            (images / f"{i:02d}{Path(record.key).suffix}").write_bytes(record.read())
-        store = folder / "s.zarr"
+        images, store = photographs.write(folder / "photographs", PHOTOGRAPHS), folder / "s.zarr"
         second = ["embed", str(images), "--store", str(store), "--backbone", BACKBONE, "--quiet", "--json"]
         _call(second)  # compiles, gates and fills the cache, unless an earlier run has
         rows.append(_row("substyle embed, everything there already", second, repeats))
@@ -113,12 +106,11 @@ def _clone(folder: Path) -> list[Row]:
     own |= {**stages, "all else": spent["demo"] - sum(stages.values())}
     installed = {OURS: Timing.of([own["install"]]), "pip alone": Timing.of([spent["pip"]])}
     facts = {f"{stage}, seconds": seconds for stage, seconds in own.items()}
+    name, cloned = "installation of what the demo needs, empty caches", {OURS: Timing.of([whole])}
     return [
-        Row("installation of what the demo needs, empty caches", "installations", 1, installed,
-            facts={"seconds": own["install"]}),
-        Row("git clone and make demo, empty caches", "runs", 1, {OURS: Timing.of([whole])},
-            facts={"seconds": whole, **facts}),
-    ]  # fmt: skip
+        Row(name, "installations", 1, installed, facts={"seconds": own["install"]}),
+        Row("git clone and make demo, empty caches", "runs", 1, cloned, facts={"seconds": whole, **facts}),
+    ]
 
 
 def _second(arguments: list[str], store: Path, files: list[Path], repeats: int) -> Row:
@@ -212,7 +204,3 @@ def _call(arguments: list[str], **place: Any) -> str:  # noqa: ANN401 - options 
     command = [sys.executable, "-m", "substyle.engine.cli", *arguments]
     done = subprocess.run(command, check=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, **place)
     return str(done.stdout)
-
-
-if __name__ == "__main__":
-    main(sys.modules[__name__])

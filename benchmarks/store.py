@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import os
-import sys
 import tempfile
 from collections.abc import Callable
 from functools import cache
@@ -16,7 +15,7 @@ import zarr
 from numpy.typing import NDArray
 
 from benchmarks import networks
-from benchmarks.harness import CEILING, OURS, Row, interleave, main
+from benchmarks.harness import CEILING, OURS, Row, interleave
 from substyle.engine.store import arrays, compaction
 from substyle.engine.store.catalog import Definition
 from substyle.engine.store.layout import BackboneEntry, Codec, StoreSettings
@@ -27,6 +26,7 @@ from substyle.engine.store.table import load_table
 NAME = "store"
 QUESTION = "how fast are embeddings written to a store and read from it?"
 DIM, VARIANTS, SHARD = 768, 31, 1024
+_PEER = "one Zarr array (N, T, D), zarr"
 _FACTS = {"name": "bench:x", "dim": DIM, "spec": {"weights_hash": "x", "control": False},
           "runtime": {"name": "none", "precision": "fp32"}}  # fmt: skip
 
@@ -89,41 +89,26 @@ def _write(store: EmbeddingStore, entry: BackboneEntry, x_TND: NDArray[np.float1
 
 
 def _read_all(store: EmbeddingStore, x_TND: NDArray[np.float16], repeats: int) -> Row:
-    peer = _single_array(Path(str(store.path.parent), "single.zarr"), x_TND)
+    path, chunks = str(store.path.parent / "single.zarr"), (SHARD, 1, DIM)
+    x_NTD = x_TND.transpose(1, 0, 2)
+    peer = zarr.create_array(path, shape=x_NTD.shape, chunks=chunks, dtype="float16", compressors=None)
+    peer[:] = x_NTD
     np.testing.assert_array_equal(load_table(store, "bench:x").x_TND, x_TND)
-    contenders: dict[str, Callable[[], object]] = {
-        OURS: lambda: load_table(store, "bench:x"),
-        CEILING: x_TND.copy,
-        "one Zarr array (N, T, D), zarr alone": lambda: peer[:],
-    }
+    contenders: dict[str, Callable[[], object]] = {OURS: lambda: load_table(store, "bench:x"), CEILING: x_TND.copy}
+    contenders[f"{_PEER} alone"] = lambda: peer[:]
     if importlib.util.find_spec("zarrs") is not None:
         with zarr.config.set({"codec_pipeline.path": "zarrs.ZarrsCodecPipeline"}):
-            fast = zarr.open_array(str(store.path.parent / "single.zarr"), mode="r")
-        contenders["one Zarr array (N, T, D), zarrs"] = lambda: fast[:]
+            fast = zarr.open_array(path, mode="r")
+        contenders[f"{_PEER}s"] = lambda: fast[:]
     timings = interleave(contenders, repeats=repeats)
     return Row("full read as a table; ceiling: memory copy", "bytes", x_TND.nbytes, timings)
 
 
-def _single_array(path: Path, x_TND: NDArray[np.float16]) -> zarr.Array:
-    _, images, _ = x_TND.shape
-    array = zarr.create_array(
-        str(path), shape=(images, VARIANTS, DIM), chunks=(SHARD, 1, DIM), dtype="float16", compressors=None
-    )
-    array[:] = x_TND.transpose(1, 0, 2)
-    return array
-
-
 def _one_variant(store: EmbeddingStore, entry: BackboneEntry, x_TND: NDArray[np.float16], repeats: int) -> Row:
     single = zarr.open_array(str(store.path.parent / "single.zarr"), mode="r")
-    one = x_TND[7]
-    timings = interleave(
-        {
-            OURS: lambda: store.read(entry, _names()[7]),
-            CEILING: one.copy,
-            "one Zarr array (N, T, D), zarr alone": lambda: single[:, 7],
-        },
-        repeats=3 * repeats,
-    )
+    name, one = _names()[7], x_TND[7]
+    contenders = {OURS: lambda: store.read(entry, name), CEILING: one.copy, f"{_PEER} alone": lambda: single[:, 7]}
+    timings = interleave(contenders, repeats=3 * repeats)
     return Row("one variant of all images; ceiling: memory copy", "bytes", one.nbytes, timings)
 
 
@@ -178,26 +163,19 @@ def _codec(codec: Codec, repeats: int) -> list[Row]:
             for t in range(VARIANTS):
                 peer[t] = x_ND
 
-        written = interleave(
-            {OURS: lambda: store.write_shard(entry, 0, part, notes, seconds=0.0, run="r"), "zarr alone": theirs},
-            repeats=repeats,
-        )
+        def ours() -> None:
+            store.write_shard(entry, 0, part, notes, seconds=0.0, run="r")
+
+        written = interleave({OURS: ours, "zarr alone": theirs}, repeats=repeats)
         compaction.compact(store.path)
         np.testing.assert_array_equal(load_table(store, "bench:x").x_TND[7], kept_ND)
         contenders = {OURS: lambda: load_table(store, "bench:x"), "zarr alone": lambda: peer[:]}
         read = interleave(contenders, repeats=repeats)
         plain = VARIANTS * store.settings.chunk_bytes(x_ND.shape[1])
-        facts = {
-            "size": store.stored_bytes(entry, _names()) / plain,
-            "cosine_min": float(cosine_N.min()),
-        }
+        facts = {"size": store.stored_bytes(entry, _names()) / plain, "cosine_min": float(cosine_N.min())}
     size = VARIANTS * kept_ND.nbytes
     title = f"EfficientNet-Lite0's embeddings, codec {codec}"
     return [
         Row(f"write {title} (cast, checksum, fsync)", "bytes", size, written, facts=facts, headline=False),
         Row(f"read {title}", "bytes", size, read, facts=facts, headline=False),
     ]
-
-
-if __name__ == "__main__":
-    main(sys.modules[__name__])

@@ -3,13 +3,12 @@
 ``ours`` is what an embedding run does with a batch of 32 canvases of 224 pixels: draw parameters, transform, and check
 that each variant is distinct. ``us_per_image`` is that time per image, ``of_all`` its share of the sum over all rows.
 Peers process single pictures, on as many threads, with parameters in the same ranges; the plain script uses NumPy,
-Pillow and SciPy (OpenCV if installed). The ceiling is a memory copy of the batch for pointwise transformations, and the
+Pillow and OpenCV. The ceiling is a memory copy of the batch for pointwise transformations, and the
 compiled network alone for styles.
 """
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -20,15 +19,10 @@ import torch
 from numpy.typing import NDArray
 
 from benchmarks import photographs
-from benchmarks.harness import CEILING, OURS, Row, interleave, main
+from benchmarks.harness import CEILING, OURS, Row, interleave
 from benchmarks.networks import CORES
-from benchmarks.peers import (
-    plain_transforms,
-    transforms_albumentations,
-    transforms_skimage,
-    transforms_styles,
-    transforms_torchvision,
-)
+from benchmarks.peers import plain_transforms
+from benchmarks.peers.transforms import ALBUMENTATIONS, LIBRARIES, STYLES, published
 from substyle.engine.store import manifest
 from substyle.engine.style_transfer.networks import StyleNetwork, networks_for
 from substyle.pipelines.decode import Decoder
@@ -42,7 +36,6 @@ BATCH, SIDE = 32, 224
 POINTWISE = ("gaussian_noise", "impulse_noise", "shot_noise", "hue_shift", "grayscale", "channel_permute",
              "brightness", "low_contrast", "saturate", "inverted_lines")  # fmt: skip
 _PLAIN = "plain script"
-_SPECIAL = (transforms_torchvision, transforms_skimage, transforms_albumentations)
 
 
 def run(quick: bool) -> list[Row]:
@@ -88,7 +81,6 @@ class _Bench:
         self.pool = ThreadPoolExecutor(CORES)
 
     def row(self, title: str, names: Sequence[str]) -> Row:
-        """Measure one or several transformations of one maker."""
         styles = [name for name in names if base.get(name).made_by == "network"]
         networks = networks_for(names, side=SIDE, threads=CORES)
         maker = VariantMaker(names, side=SIDE, seed=0, batch=BATCH, threads=CORES, networks=networks)
@@ -104,8 +96,8 @@ class _Bench:
             pieces = [[self.canvas_BSSC[i : i + 1].numpy()] for i in range(BATCH)]
             contenders[CEILING] = lambda: list(network.graph.run(pieces))
             if len(styles) > 1:
-                published = transforms_styles.published(styles, SIDE, CORES)
-                contenders[transforms_styles.NAME] = lambda: published(self.canvas_BSSC)
+                others = published(styles, SIDE, CORES)
+                contenders[STYLES] = lambda: others(self.canvas_BSSC)
         elif len(names) == 1 and names[0] in POINTWISE:
             contenders[CEILING] = self.canvas_BSSC.clone
         contenders |= self._peers(names)
@@ -118,15 +110,13 @@ class _Bench:
         if made and len(made) == len(names) and names[0] != "identity":
             peers[_PLAIN] = lambda: self._timed([plain_transforms.ALL[name] for name in made])
         if len(names) == 1:
-            for module in _SPECIAL:
-                if names[0] in module.ALL:
-                    peers[module.NAME] = lambda work=module.ALL[names[0]], planar=module is transforms_torchvision: (
-                        self._timed([work], planar=planar)
-                    )
+            for library, works in LIBRARIES.items():
+                if names[0] in works:
+                    planar = library == "torchvision"
+                    peers[library] = lambda work=works[names[0]], planar=planar: self._timed([work], planar=planar)
         elif len(made) == len(names):  # one library, not the fastest for each transformation
-            several = {**plain_transforms.ALL, **transforms_albumentations.ALL}
-            if transforms_albumentations.ALL:
-                peers["Albumentations, else plain script"] = lambda: self._timed([several[name] for name in made])
+            several = {**plain_transforms.ALL, **ALBUMENTATIONS}
+            peers["Albumentations, else plain script"] = lambda: self._timed([several[name] for name in made])
         return peers
 
     def _timed(self, works: Sequence[Callable[[Any, np.random.Generator], Any]], *, planar: bool = False) -> float:
@@ -167,7 +157,3 @@ class _Bench:
 def _mean_difference(a: NDArray[np.uint8], b: NDArray[np.uint8]) -> NDArray[np.bool_]:
     differences = np.abs(a.astype(np.int16) - b).mean(axis=(1, 2, 3))
     return np.asarray(differences >= 1)
-
-
-if __name__ == "__main__":
-    main(sys.modules[__name__])

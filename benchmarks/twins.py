@@ -10,17 +10,12 @@ fused by Inductor; no kernel is compiled. A twin stays where either ratio is at 
 
 from __future__ import annotations
 
-import argparse
-import json
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from datetime import UTC, datetime
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 from unittest.mock import patch
 
-import numpy as np
 import torch
 from torch._dynamo.device_interface import CudaInterface
 from torch._inductor.debug import DebugContext
@@ -34,18 +29,9 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from torch.fx.passes.fake_tensor_prop import FakeTensorProp
 
 from benchmarks import harness
-from benchmarks.counting import META, Counter
-from substyle.kernels import (
-    difference,
-    dispatch,
-    displacement,
-    halftone,
-    jpeg_codec,
-    noise,
-    probe_data,
-    probe_step,
-    warp,
-)
+from benchmarks.fake_gpu import CUDA, META, Counter
+from benchmarks.gpu_check import kernel_cases
+from substyle.kernels import dispatch, displacement, probe_data, probe_step, warp
 from substyle.kernels.probe_heads import Term
 
 NAME = "twins"
@@ -54,7 +40,6 @@ STAYS = 1.3
 BATCH, SIDE = 32, 224
 HEADS, ROWS, WIDTH, HIDDEN, CLASSES = 36, 1024, 768, 256, 31  # of a training step
 KEEP = 0.8  # probability of keeping a hidden unit
-CUDA = torch.device("cuda", 0)
 H100 = SimpleNamespace(
     name="NVIDIA H100 80GB HBM3", major=9, minor=0, multi_processor_count=132, total_memory=80 << 30, warp_size=32,
     regs_per_multiprocessor=65536, max_threads_per_multi_processor=2048, max_threads_per_block=1024,
@@ -65,57 +50,40 @@ H100 = SimpleNamespace(
 Work = Callable[..., Any]
 
 
-def drawn(*shape: int) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:
-    """Uniform random numbers, the same in every call."""
-    return np.random.default_rng(0).uniform(0.1, 0.9, shape).astype(np.float32)
+# as one function of tensors, where the reference on a CPU is several in NumPy
+_BETWEEN = torch.from_numpy(displacement._between_nodes(6, SIDE).matrix_OI)
+REFERENCES: dict[str, Work] = {
+    "swirl": lambda c, *drawn: warp.remap_reference(c, displacement.swirl_reference(SIDE, *drawn)),
+    "grid": lambda c, nodes: warp.remap_reference(c, _BETWEEN @ nodes @ _BETWEEN.mT),
+    "elastic": lambda c, keys, amplitude: warp.remap_reference(
+        c, displacement.elastic_reference(keys, "elastic", SIDE, amplitude, kernel_cases.ELASTIC_SIGMA)
+    ),
+}
 
 
 def cases() -> dict[str, tuple[tuple[torch.Tensor, ...], Work | None, Work]]:
     """Tensors, the function that launches a twin (None without one), and its plain reference."""
-    keys = np.arange(BATCH, dtype=np.uint64)
-    canvas = torch.empty(BATCH, SIDE, SIDE, 3, dtype=torch.uint8)
-    strength, centre = drawn(BATCH), SIDE * drawn(BATCH, 2)
-    field, nodes = torch.empty(BATCH, 2, SIDE, SIDE), torch.empty(BATCH, 2, 6, 6)
-    between = torch.from_numpy(displacement._between_nodes(6, SIDE).matrix_OI)
-    quality = np.full(BATCH, 15, np.int32)
+    found: dict[str, tuple[tuple[torch.Tensor, ...], Work | None, Work]] = {}
+    for _, make in kernel_cases.all_cases(kernel_cases.made(BATCH, SIDE, SIDE, 1, torch.device("cpu"))):
+        case = make()
+        if case.of:
+            kernel, reference, given = case.of
+            tensors = tuple(each for each in given if isinstance(each, torch.Tensor))
+            twin = None if case.name in ("dots", "lines", "difference") else _of_tensors(kernel, given)
+            found[case.name] = tensors, twin, _of_tensors(REFERENCES.get(case.name, reference), given)
     rows, row = torch.empty(4096, 768, dtype=torch.float16), torch.zeros(1024, dtype=torch.int64)
-    mean = torch.empty(768)
-    return {
-        "gaussian_noise": (
-            (canvas,), lambda c: noise.gaussian_noise(c, strength, keys, "a"),
-            lambda c: noise.gaussian_noise_reference(c, strength, keys, "a"),
-        ),
-        "impulse_noise": (
-            (canvas,), lambda c: noise.impulse_noise(c, strength, keys, "a"),
-            lambda c: noise.impulse_noise_reference(c, strength, keys, "a"),
-        ),
-        "shot_noise": (
-            (canvas,), lambda c: noise.shot_noise(c, 10 * strength, keys, "a"),
-            lambda c: noise.shot_noise_reference(c, 10 * strength, keys, "a"),
-        ),
-        "remap": ((canvas, field), warp.remap, warp.remap_reference),
-        "swirl": (
-            (canvas,), lambda c: warp.swirl(c, centre, 100 * strength, strength),
-            lambda c: warp.remap_reference(c, displacement.swirl_reference(SIDE, centre, 100 * strength, strength)),
-        ),
-        "grid": ((canvas, nodes), warp.grid, lambda c, n: warp.remap_reference(c, between @ n @ between.mT)),
-        "elastic": (
-            (canvas,), lambda c: warp.elastic(c, keys, "a", 20 * strength, 2.24),
-            lambda c: warp.remap_reference(c, displacement.elastic_reference(keys, "a", SIDE, 20 * strength, 2.24)),
-        ),
-        "jpeg": (
-            (canvas,), lambda c: jpeg_codec.compressed(c, quality),
-            lambda c: jpeg_codec.compressed_reference(c, quality),
-        ),
-        "rows of a table": (
-            (rows, row, mean),
-            None,
-            lambda x, r, m: probe_data.reference(x, r, m, m).bfloat16(),
-        ),
-        "dots": ((canvas,), None, lambda c: halftone.dots_reference(c, 8 * drawn(BATCH, 3), drawn(BATCH, 3))),
-        "lines": ((canvas,), None, lambda c: halftone.lines_reference(c, 8 * strength, strength)),
-        "difference": ((canvas, canvas), None, difference.total),
-    }  # fmt: skip
+    gathered = (rows, row, torch.empty(768)), None, lambda x, r, m: probe_data.reference(x, r, m, m).bfloat16()
+    return found | {"rows of a table": gathered}
+
+
+def _of_tensors(work: Work, given: Sequence[Any]) -> Work:
+    """A function of the tensors among its inputs alone."""
+
+    def call(*tensors: torch.Tensor) -> object:
+        there = iter(tensors)
+        return work(*(next(there) if isinstance(each, torch.Tensor) else each for each in given))
+
+    return call
 
 
 def probe_cases() -> dict[str, tuple[tuple[torch.Tensor, ...], Work | None, Work]]:
@@ -197,7 +165,6 @@ def fused(work: Work, tensors: Sequence[torch.Tensor]) -> tuple[int, float]:
 
 
 def rows() -> list[dict[str, Any]]:
-    """Count all cases."""
     stand_ins: dict[str, Callable[..., Any]] = {
         "is_available": lambda: True,
         "get_device_properties": lambda *_: H100,
@@ -228,16 +195,8 @@ def rows() -> list[dict[str, Any]]:
 
 
 def main() -> None:
-    """Count, and write the rows."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, default=harness.RESULTS / f"{NAME}.json", metavar="FILE")
-    options = parser.parse_args()
-    document = {
-        **{"schema": harness.SCHEMA, "benchmark": NAME, "question": QUESTION},
-        "created": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
-        **{"environment": harness.environment() | {"cuda": torch.version.cuda}, "rows": rows()},
-    }
-    options.out.write_text(json.dumps(document, indent=1, allow_nan=False) + "\n")
+    out = harness.parser(NAME, __doc__).parse_args().out
+    harness.write(out, harness.document(NAME, QUESTION, cuda=torch.version.cuda, rows=rows()))
 
 
 if __name__ == "__main__":

@@ -1,17 +1,20 @@
-"""What every part is given: device, sizes, time, and the ceilings of the card, measured when first asked for."""
+"""What every part is given: device, sizes, clock, and the ceilings of the card, measured when first asked for."""
 
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Literal
 
 import torch
 
-from benchmarks.gpu_check.clock import Clock
+from benchmarks.harness import Timing
 from substyle.engine.estimate.roofline import DEVICES, Device, card_of
 
+FLUSH = 1 << 28  # bytes written between repeats: more than any L2 cache there is
+_AHEAD = 1_000_000  # cycles, about half a millisecond: by then the host has queued what is to be timed
 Mode = Literal["default", "max-autotune-no-cudagraphs", "off"]
 
 
@@ -58,6 +61,83 @@ class OutOfTime(Exception):
     """The part's share of the time is spent."""
 
 
+class Clock:
+    """Times work.
+
+    Args:
+        device: where the work runs.
+        repeats: timed runs of each piece of work.
+    """
+
+    def __init__(self, device: torch.device, repeats: int) -> None:
+        self.device, self.repeats = device, repeats
+        self._flush: torch.Tensor | None = None
+
+    def seconds(
+        self,
+        work: Callable[[], object],
+        *,
+        warm: int = 3,
+        limit: float = 20.0,
+        flush: bool = True,
+        ahead: bool = True,
+        calls: int = 1,
+        stream: torch.cuda.Stream | None = None,
+    ) -> dict[str, float]:
+        """Median, 20th and 80th percentile of one call over the repeats, and how many repeats there were.
+
+        Args:
+            work: what is timed; on a GPU it queues work on the stream.
+            warm: runs before the first that counts.
+            limit: seconds after which no further repeat is begun; one is always made.
+            flush: whether the L2 cache is emptied before each repeat.
+            ahead: whether the host may queue work before the clock starts, so that short work is timed and not the
+                host; not for work of many launches, in which the host's time is part of the price.
+            calls: calls of one repeat.
+            stream: the stream the work goes to, the current one when left out.
+        """
+        for _ in range(warm):
+            work()
+        self.synchronize()
+        times: list[float] = []
+        began = time.perf_counter()
+        while len(times) < self.repeats and (not times or time.perf_counter() - began < limit):
+            on_gpu = self.device.type == "cuda"
+            spent = self._on_gpu(work, flush, ahead, calls, stream) if on_gpu else _on_cpu(work, calls)
+            times.append(spent / calls)
+        return asdict(Timing.of(times))
+
+    def _on_gpu(
+        self, work: Callable[[], object], flush: bool, ahead: bool, calls: int, stream: torch.cuda.Stream | None
+    ) -> float:
+        with torch.cuda.device(self.device), torch.cuda.stream(stream):
+            begin = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
+            end = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
+            if flush:
+                if self._flush is None:
+                    self._flush = torch.empty(FLUSH, dtype=torch.uint8, device=self.device)
+                self._flush.zero_()
+            if ahead:
+                torch.cuda._sleep(_AHEAD)  # type: ignore[no-untyped-call]
+            begin.record()
+            for _ in range(calls):
+                work()
+            end.record()
+            end.synchronize()
+        return float(begin.elapsed_time(end)) / 1000.0
+
+    def synchronize(self) -> None:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+
+
+def _on_cpu(work: Callable[[], object], calls: int) -> float:
+    began = time.perf_counter()
+    for _ in range(calls):
+        work()
+    return time.perf_counter() - began
+
+
 class Bench:
     """The device of a run and its clock.
 
@@ -73,22 +153,18 @@ class Bench:
         self.deadline = float("inf")  # of the part that runs, by time.monotonic
 
     def left(self) -> float:
-        """Seconds that the part may still take."""
         return self.deadline - time.monotonic()
 
     def require(self, seconds: float) -> None:
-        """Raise OutOfTime where less is left."""
         if self.left() < seconds:
             raise OutOfTime(f"{max(self.left(), 0.0):.0f} s of this part's time were left, {seconds:.0f} s are needed")
 
     @cached_property
     def name(self) -> str:
-        """The card's name."""
         return torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else self._stands_for
 
     @cached_property
     def card(self) -> str | None:
-        """Its short name among those whose data sheets are known."""
         return card_of(self.name)
 
     @property
@@ -118,5 +194,4 @@ class Bench:
 
     @property
     def gemm_flops(self) -> float:
-        """Operations a second of that product."""
         return 2.0 * self.sizes.gemm**3 / self.multiplying["median"]

@@ -6,34 +6,20 @@ from collections.abc import Iterator
 
 from benchmarks.gpu_check.bench import Bench
 from benchmarks.gpu_check.rows import MEASURED, Job, Row
-from substyle.engine.estimate.roofline import Device
 
 PART = "ceilings"
 
 
 def run(bench: Bench) -> Iterator[Job]:
     """A copy on the device and a bf16 product, against the data sheet."""
-    yield "copy", lambda: [_copy(bench)]
-    yield "product", lambda: [_product(bench)]
-
-
-def _copy(bench: Bench) -> Row:
+    copy = f"copy of {bench.sizes.copied:,} bytes on the device, read and written"
+    product = f"bf16 product of two matrices of side {bench.sizes.gemm}"
     sheet = bench.sheet
-    name = f"copy of {bench.sizes.copied:,} bytes on the device, read and written"
-    return Row(
-        PART, name, MEASURED, unit="bytes", per_s=bench.bandwidth, seconds=bench.copying,
-        ceiling_per_s=sheet.bandwidth if sheet else None, ceiling=_source(sheet),
-    )  # fmt: skip
-
-
-def _product(bench: Bench) -> Row:
-    sheet = bench.sheet
-    name = f"bf16 product of two matrices of side {bench.sizes.gemm}"
-    return Row(
-        PART, name, MEASURED, unit="operations", per_s=bench.gemm_flops, seconds=bench.multiplying,
-        ceiling_per_s=sheet.flops if sheet else None, ceiling=_source(sheet),
-    )  # fmt: skip
-
-
-def _source(sheet: Device | None) -> str:
-    return f"the data sheet of {sheet.name}" if sheet else ""
+    source, moved, done = ("", None, None)
+    if sheet:
+        source, moved, done = f"the data sheet of {sheet.name}", sheet.bandwidth, sheet.flops
+    yield "copy", lambda: [Row(PART, copy, MEASURED, "", "bytes", bench.bandwidth, bench.copying, moved, source)]
+    yield (
+        "product",
+        lambda: [Row(PART, product, MEASURED, "", "operations", bench.gemm_flops, bench.multiplying, done, source)],
+    )

@@ -6,9 +6,9 @@ import io
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict
 from itertools import count, pairwise
 from pathlib import Path
-from statistics import median
 
 import torch
 from PIL import Image
@@ -16,6 +16,7 @@ from PIL import Image
 from benchmarks.gpu_check import networks
 from benchmarks.gpu_check.bench import Bench
 from benchmarks.gpu_check.rows import MEASURED, Job, Row, skipped
+from benchmarks.harness import Timing
 from substyle.engine import observability
 from substyle.engine.backbones.compile import CompiledBackbone
 from substyle.engine.backbones.export import Preprocessed
@@ -76,11 +77,11 @@ def _row(bench: Bench, label: str, model: str, runtime: str) -> Iterator[Row]:
     last = taken[-1].seconds
     facts = {"embeddings/s from start to end": _SHARDS * rows * len(names) / last["total"]}
     facts |= {f"seconds of {part}": spent for part, spent in last.items() if part != "ready"}
-    ordered, mean = sorted(shards), sum(shards) / len(shards)
+    mean = sum(shards) / len(shards)
     yield Row(
         PART, name, MEASURED, "from the first commit of a shard to the last", unit="embeddings",
         per_s=rows * len(names) / mean,
-        seconds={"median": median(ordered), "p20": ordered[0], "p80": ordered[-1], "repeats": len(ordered)},
+        seconds=asdict(Timing.of(shards)),
         ceiling_per_s=alone, ceiling="the backbone alone, fed with a ready batch", facts=facts,
     )  # fmt: skip
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from benchmarks.gpu_check.rows import Row
+from benchmarks.harness import markdown
 from substyle.pipelines.transforms.registry import suite
 
 Pick = Callable[[Iterable[float]], float]
@@ -15,19 +16,12 @@ MEAN_VARIANT = "us a variant"  # a fact of rows of several variants
 
 @dataclass(frozen=True)
 class Goal:
-    """A number that has to be reached.
-
-    Attributes:
-        name: what it is of, with its unit.
-        wanted: the number; at_least: whether it is a lower bound, else an upper one.
-        pick: which one counts where several rows have it.
-        of: the value of a row, None of rows that are about something else.
-    """
+    """A number that has to be reached: at least, or else at most; ``of`` is None of rows about something else."""
 
     name: str
     wanted: float
     at_least: bool
-    pick: Pick
+    pick: Pick  # which one counts where several rows have it
     of: Callable[[Row], float | None]
 
     def verdict(self, rows: Sequence[Row], *, fake: bool = False, card: str = CARD) -> str:
@@ -36,16 +30,11 @@ class Goal:
         if not values:
             return "not measured"
         value = self.pick(values)
-        if fake:
-            return f"not measured: {_shown(value)} in a rehearsal on a CPU"
-        if card != CARD:
-            return f"not measured: {_shown(value)} on {card}"
+        shown = f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+        if fake or card != CARD:
+            return f"not measured: {shown} {'in a rehearsal on a CPU' if fake else f'on {card}'}"
         lacks = (self.wanted - value if self.at_least else value - self.wanted) / self.wanted
-        return f"met: {_shown(value)}" if lacks <= 0 else f"missed by {lacks:.1%}: {_shown(value)}"
-
-
-def _shown(value: float) -> str:
-    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+        return f"met: {shown}" if lacks <= 0 else f"missed by {lacks:.1%}: {shown}"
 
 
 def _fact(row: Row, name: str) -> float | None:
@@ -80,9 +69,10 @@ GOALS = (
 
 
 def table(rows: Sequence[Row], *, fake: bool, card: str = CARD) -> str:
-    """All goals and their verdicts in Markdown."""
-    lines = ["| goal on an H100 | | verdict |", "|---|---|---|"]
-    for goal in GOALS:
-        bound = "at least" if goal.at_least else "at most"
-        lines.append(f"| {goal.name} | {bound} {goal.wanted:,g} | {goal.verdict(rows, fake=fake, card=card)} |")
-    return "\n".join(lines)
+    return markdown(
+        ("goal on an H100", "", "verdict"),
+        (
+            (g.name, f"at {'least' if g.at_least else 'most'} {g.wanted:,g}", g.verdict(rows, fake=fake, card=card))
+            for g in GOALS
+        ),
+    )

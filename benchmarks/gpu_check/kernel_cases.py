@@ -1,15 +1,17 @@
-"""The image kernels, each with inputs, its reference on the CPU, the tolerance of its tests and its least work."""
+"""The kernels to be checked: inputs, reference on the CPU, how far a result may lie from it, and the least work."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
 
 from benchmarks import roofline
-from benchmarks.gpu_check.cases import EXACT, PRINTED, SAMPLED, WARPED, Case, Made, Tolerance
+from benchmarks.roofline import Least
 from substyle.kernels import (
     contraction,
     difference,
@@ -24,43 +26,123 @@ from substyle.kernels import (
 )
 from substyle.kernels.dispatch import on_triton
 
+Work = Callable[[], torch.Tensor]
+Array = np.ndarray[tuple[int, ...], np.dtype[Any]]
+CPU = torch.device("cpu")
 ELASTIC_SIGMA = 2.24  # pixels at 224; the kernel's taps follow from it
 STDS, AMOUNTS, RATES = (0.08, 0.12, 0.18, 0.26, 0.38), (0.03, 0.06, 0.09, 0.17, 0.27), (60.0, 25.0, 12.0, 5.0, 3.0)
+SEEDS = (7, -1, 2**63 + 5)
+THRESHOLD = 51  # of 256: a unit in five is dropped
+
+
+@dataclass(frozen=True)
+class Tolerance:
+    """How far bytes may lie from the reference.
+
+    Attributes:
+        levels: difference, of bytes a whole one, that at most a share ``beyond`` of the values may exceed.
+        beyond: that share.
+        differing: largest share of values that differ at all; one value more is always allowed unless it is 0.
+    """
+
+    levels: float = 0
+    beyond: float = 0.0
+    differing: float = 0.0
+
+
+EXACT = Tolerance()
+SAMPLED, WARPED, PRINTED = Tolerance(1, 0.0, 0.002), Tolerance(1, 0.0, 0.005), Tolerance(1, 0.001, 0.01)
+
+
+@dataclass(frozen=True)
+class Case:
+    """One kernel on one batch.
+
+    Attributes:
+        work: runs it on the device.
+        expected: what the CPU's reference gives for the images of ``picked``.
+        picked: which images of the result are compared, along axis ``axis``.
+        least: the work that must be done for the batch.
+        images: of the batch, or what is counted in their place, in ``unit``.
+    """
+
+    name: str
+    work: Work
+    expected: Work
+    picked: list[int]
+    tolerance: Tolerance
+    least: Least
+    images: int
+    axis: int = 0
+    unit: str = "images"
+    of: tuple[Any, ...] = ()  # kernel and reference as functions of the inputs, and these
+
+
+@dataclass(frozen=True)
+class Made:
+    """Pictures and what images draw, on the CPU, and where kernels run."""
+
+    canvas: torch.Tensor
+    keys: philox.U64
+    picked: list[int]
+    device: torch.device
+
+    @property
+    def shape(self) -> tuple[int, int, int, int]:
+        batch, height, width, channels = self.canvas.shape
+        return batch, height, width, channels
+
+    def cycled(self, values: tuple[float, ...]) -> Array:
+        """The values in turn, one for each image."""
+        return np.resize(np.array(values, np.float32), len(self.canvas))
+
+    def drawn(self, low: float, high: float, *shape: int) -> Array:
+        """Uniform numbers (B, *shape)."""
+        return np.random.default_rng(1).uniform(low, high, (len(self.canvas), *shape)).astype(np.float32)
+
+    def case(
+        self,
+        name: str,
+        kernel: Callable[..., torch.Tensor],
+        reference: Callable[..., torch.Tensor],
+        given: tuple[torch.Tensor | Array, ...],
+        tolerance: Tolerance,
+        least: Least,
+    ) -> Case:
+        """A kernel on the canvas and what else is given for each image: tensors on the device, arrays on the host."""
+        there, p = [v.to(self.device) if isinstance(v, torch.Tensor) else v for v in (self.canvas, *given)], self.picked
+        return Case(
+            name, lambda: kernel(*there), lambda: reference(self.canvas[p], *(v[p] for v in given)),
+            p, tolerance, least, len(self.canvas), of=(kernel, reference, (self.canvas, *given)),
+        )  # fmt: skip
+
+
+def made(batch: int, height: int, width: int, checked: int, device: torch.device) -> Made:
+    """Random pictures, of which the first ones and the last are compared."""
+    canvas = np.random.default_rng(0).integers(0, 256, (batch, height, width, 3), dtype=np.uint8)
+    picked = sorted({*range(min(checked, batch) - 1), batch - 1})
+    return Made(torch.from_numpy(canvas), philox.image_keys(0, [f"{i}" for i in range(batch)]), picked, device)
 
 
 def all_cases(m: Made) -> Iterator[tuple[str, Callable[[], Case]]]:
     """Makers of the cases by name; the inputs of each are on the device as long as it is."""
+    steps = (len(np.unique(tables.shot_table(max(RATES)))) - 1).bit_length()  # halvings that find a count of photons
+    for name, strengths, each in (("gaussian", STDS, 6), ("impulse", AMOUNTS, 4), ("shot", RATES, 3 * steps)):
+        yield name, partial(_noise, m, f"{name}_noise", strengths, each)
     square = (swirl, grid, elastic) if m.canvas.shape[1] == m.canvas.shape[2] else ()
-    any_shape = (gaussian, impulse, shot, bits, compared, remapped, dots, lines, jpeg, contracted, dropout,
-                 float16_rows, int8_rows)  # fmt: skip
-    for make in any_shape + square:
+    for make in (bits, compared, remapped, dots, lines, jpeg, contracted, dropout, *square):
         yield make.__name__, partial(make, m)
+    for kind in (torch.float16, torch.int8):
+        yield f"{str(kind)[6:]}_rows", partial(rows, m, kind)
 
 
 def _noise(m: Made, name: str, strengths: tuple[float, ...], each: int) -> Case:
-    strength, there, p = m.cycled(strengths), m.canvas.to(m.device), m.picked
-    kernel, reference = getattr(noise, name), getattr(noise, f"{name}_reference")
-    return Case(
-        name, lambda: kernel(there, strength, m.keys, name),
-        lambda: reference(m.canvas[p], strength[p], m.keys[p], name),
-        p, EXACT, roofline.noise(*m.shape, each), len(there),
-    )  # fmt: skip
-
-
-def gaussian(m: Made) -> Case:
-    """Gaussian noise."""
-    return _noise(m, "gaussian_noise", STDS, 6)
-
-
-def impulse(m: Made) -> Case:
-    """Impulse noise."""
-    return _noise(m, "impulse_noise", AMOUNTS, 4)
-
-
-def shot(m: Made) -> Case:
-    """Shot noise; a count of photons is found by as many halvings as the highest rate's counts need."""
-    steps = (len(np.unique(tables.shot_table(max(RATES)))) - 1).bit_length()
-    return _noise(m, "shot_noise", RATES, 3 * steps)
+    kernel, reference = (
+        lambda canvas, strength, keys, make=make: make(canvas, strength, keys, name)
+        for make in (getattr(noise, name), getattr(noise, f"{name}_reference"))
+    )
+    given, least = (m.cycled(strengths), m.keys), roofline.noise(*m.shape, each)
+    return m.case(name, kernel, reference, given, EXACT, least)
 
 
 def bits(m: Made) -> Case:
@@ -74,59 +156,56 @@ def bits(m: Made) -> Case:
             return philox_triton.bits16(m.keys, "bits", count, m.device)
         return philox.bits16_torch(m.keys, "bits", count, m.device)
 
-    expected = lambda: philox.bits16_torch(m.keys[p], "bits", count, torch.device("cpu"))  # noqa: E731
+    expected = partial(philox.bits16_torch, m.keys[p], "bits", count, CPU)
     return Case("bits16", work, expected, p, EXACT, roofline.bits16(len(m.keys), count), len(m.keys))
 
 
 def compared(m: Made) -> Case:
     """Sum of absolute differences of each picture and its neighbour's."""
-    other, p = m.canvas.roll(1, 0), m.picked
-    there, beside = m.canvas.to(m.device), other.to(m.device)
-    return Case(
-        "difference", lambda: difference.total(there, beside),
-        lambda: difference.total(m.canvas[p], other[p]), p, EXACT, roofline.difference(*m.shape), len(there),
-    )  # fmt: skip
+    given, least = (m.canvas.roll(1, 0),), roofline.difference(*m.shape)
+    return m.case("difference", difference.total, difference.total, given, EXACT, least)
 
 
 def remapped(m: Made) -> Case:
     """Sampling by a field in memory."""
-    batch, height, width, _ = m.shape
-    shift, p = torch.from_numpy(m.drawn(-12.0, 12.0, 2, height, width)), m.picked
-    there, field = m.canvas.to(m.device), shift.to(m.device)
-    return Case(
-        "remap", lambda: warp.remap(there, field), lambda: warp.remap_reference(m.canvas[p], shift[p]),
-        p, SAMPLED, roofline.remap(*m.shape), batch,
-    )  # fmt: skip
+    shift = torch.from_numpy(m.drawn(-12.0, 12.0, 2, *m.shape[1:3]))
+    return m.case("remap", warp.remap, warp.remap_reference, (shift,), SAMPLED, roofline.remap(*m.shape))
 
 
 def dots(m: Made) -> Case:
-    """Halftone dots."""
-    there, p, cell, angle = m.canvas.to(m.device), m.picked, m.drawn(4.0, 8.0, 3), m.drawn(0.0, 3.0, 3)
-    return Case(
-        "dots", lambda: halftone.dots(there, cell, angle),
-        lambda: halftone.dots_reference(m.canvas[p], cell[p], angle[p]), p, PRINTED,
-        roofline.dots(*m.shape), len(there),
-    )  # fmt: skip
+    given, least = (m.drawn(4.0, 8.0, 3), m.drawn(0.0, 3.0, 3)), roofline.dots(*m.shape)
+    return m.case("dots", halftone.dots, halftone.dots_reference, given, PRINTED, least)
 
 
 def lines(m: Made) -> Case:
-    """Halftone lines."""
-    there, p, pitch, angle = m.canvas.to(m.device), m.picked, m.drawn(4.0, 8.0), m.drawn(0.0, 3.0)
-    return Case(
-        "lines", lambda: halftone.lines(there, pitch, angle),
-        lambda: halftone.lines_reference(m.canvas[p], pitch[p], angle[p]),
-        p, PRINTED, roofline.lines(*m.shape), len(there),
-    )  # fmt: skip
+    given, least = (m.drawn(4.0, 8.0), m.drawn(0.0, 3.0)), roofline.lines(*m.shape)
+    return m.case("lines", halftone.lines, halftone.lines_reference, given, PRINTED, least)
 
 
 def jpeg(m: Made) -> Case:
-    """JPEG compression: two kernels."""
-    there, p, quality = m.canvas.to(m.device), m.picked, m.cycled((18, 15, 10, 7, 1, 50, 90, 100)).astype(np.int32)
-    return Case(
-        "jpeg", lambda: jpeg_codec.compressed(there, quality),
-        lambda: jpeg_codec.compressed_reference(m.canvas[p], quality[p]),
-        p, EXACT, roofline.jpeg(*m.shape[:3]), len(there),
-    )  # fmt: skip
+    given, least = (m.cycled((18, 15, 10, 7, 1, 50, 90, 100)).astype(np.int32),), roofline.jpeg(*m.shape[:3])
+    return m.case("jpeg", jpeg_codec.compressed, jpeg_codec.compressed_reference, given, EXACT, least)
+
+
+def swirl(m: Made) -> Case:
+    side = m.canvas.shape[1]
+    given = m.drawn(0.3 * side, 0.7 * side, 2), m.drawn(0.5 * side, 0.9 * side), m.drawn(2.0, 6.0)
+    return m.case("swirl", warp.swirl, warp.swirl, given, WARPED, roofline.swirl(*m.shape))
+
+
+def grid(m: Made) -> Case:
+    """A grid whose nodes moved."""
+    given, least = (torch.from_numpy(m.drawn(-8.0, 8.0, 2, 6, 6)),), roofline.grid(*m.shape)
+    return m.case("grid", warp.grid, warp.grid, given, WARPED, least)
+
+
+def elastic(m: Made) -> Case:
+
+    def moved(canvas: torch.Tensor, keys: philox.U64, amplitude: Array) -> torch.Tensor:
+        return warp.elastic(canvas, keys, "elastic", amplitude, ELASTIC_SIGMA)
+
+    least = roofline.elastic(*m.shape, taps=displacement.blur_weights(ELASTIC_SIGMA).size)
+    return m.case("elastic", moved, moved, (m.keys, m.drawn(3.0, 16.0)), WARPED, least)
 
 
 def contracted(m: Made) -> Case:
@@ -146,63 +225,19 @@ def contracted(m: Made) -> Case:
     )  # fmt: skip
 
 
-def swirl(m: Made) -> Case:
-    """Swirl."""
-    side = m.canvas.shape[1]
-    there, p, centre = m.canvas.to(m.device), m.picked, m.drawn(0.3 * side, 0.7 * side, 2)
-    radius, strength = m.drawn(0.5 * side, 0.9 * side), m.drawn(2.0, 6.0)
-    return Case(
-        "swirl", lambda: warp.swirl(there, centre, radius, strength),
-        lambda: warp.swirl(m.canvas[p], centre[p], radius[p], strength[p]),
-        p, WARPED, roofline.swirl(*m.shape), len(there),
-    )  # fmt: skip
-
-
-def grid(m: Made) -> Case:
-    """A grid whose nodes moved."""
-    nodes, p = torch.from_numpy(m.drawn(-8.0, 8.0, 2, 6, 6)), m.picked
-    there, moved = m.canvas.to(m.device), nodes.to(m.device)
-    return Case(
-        "grid", lambda: warp.grid(there, moved), lambda: warp.grid(m.canvas[p], nodes[p]),
-        p, WARPED, roofline.grid(*m.shape), len(there),
-    )  # fmt: skip
-
-
-def elastic(m: Made) -> Case:
-    """Elastic displacement: three kernels."""
-    there, p, amplitude = m.canvas.to(m.device), m.picked, m.drawn(3.0, 16.0)
-    taps = displacement.blur_weights(ELASTIC_SIGMA).size
-    return Case(
-        "elastic", lambda: warp.elastic(there, m.keys, "elastic", amplitude, ELASTIC_SIGMA),
-        lambda: warp.elastic(m.canvas[p], m.keys[p], "elastic", amplitude[p], ELASTIC_SIGMA),
-        p, WARPED, roofline.elastic(*m.shape, taps=taps), len(there),
-    )  # fmt: skip
-
-
-SEEDS = (7, -1, 2**63 + 5)
-THRESHOLD = 51  # of 256: a unit in five is dropped
-
-
 def dropout(m: Made) -> Case:
-    """Dropout masks of a few training steps."""
-    _, height, width, _ = m.shape
-    steps = 4
-    there, here = (
-        torch.empty(steps, len(SEEDS), 8 * height, width, dtype=torch.bool, device=device)
-        for device in (m.device, torch.device("cpu"))
-    )
+    steps, (height, width) = 4, m.shape[1:3]
 
     def drawn(kept_nSHB: torch.Tensor) -> torch.Tensor:
         probe_data.draw_masks(kept_nSHB, SEEDS, 2**32 - steps, THRESHOLD)
         return kept_nSHB
 
-    least = roofline.dropout(steps * len(SEEDS), 8 * height * width)
-    return Case(
-        "dropout", lambda: drawn(there), lambda: drawn(here), list(range(steps)), EXACT, least, steps, unit="steps"
-    )
+    shape, least = (steps, len(SEEDS), 8 * height, width), roofline.dropout(steps * len(SEEDS), 8 * height * width)
+    work, expected = (partial(drawn, torch.empty(shape, dtype=torch.bool, device=d)) for d in (m.device, CPU))
+    return Case("dropout", work, expected, list(range(steps)), EXACT, least, steps, unit="steps")
 
 
-def _rows(m: Made, stored: torch.dtype) -> Case:
+def rows(m: Made, stored: torch.dtype) -> Case:
     """Standardised rows of a table that no cache holds, drawn at random, for products in bf16."""
     _, height, width, _ = m.shape
     count, wide, generator = 4 * height, 3 * width, torch.Generator().manual_seed(0)
@@ -211,24 +246,14 @@ def _rows(m: Made, stored: torch.dtype) -> Case:
     row = torch.randint(len(table), (count,), generator=generator)
     kept, factor = probe_data.quantise(table, mean, scale) if stored == torch.int8 else (table.to(stored), None)
     x, row_there, mean_there, scale_there = (v.to(m.device) for v in (kept, row, mean, scale))
-    factor_there = None if factor is None else factor.to(m.device)
     out = torch.empty(count, wide, dtype=torch.bfloat16, device=m.device)
+    factor_there = None if factor is None else factor.to(m.device)
     picked = sorted({0, count // 2, count - 1})
-    expected = lambda: probe_data.reference(kept, row[picked], mean, scale, factor).to(torch.bfloat16)  # noqa: E731
     # rounded to eight bits of mantissa: where a product and a difference are one operation, some go the other way
     return Case(
-        f"rows of {str(stored).removeprefix('torch.')}",
-        lambda: probe_data.gather(x, row_there, mean_there, scale_there, out, factor_there), expected, picked,
+        f"rows of {str(stored)[6:]}",
+        lambda: probe_data.gather(x, row_there, mean_there, scale_there, out, factor_there),
+        lambda: probe_data.reference(kept, row[picked], mean, scale, factor).to(torch.bfloat16), picked,
         EXACT if factor is None else Tolerance(0.5, 0.0, 0.01),
         roofline.gather(count, wide, stored.itemsize, 2), count, unit="rows",
     )  # fmt: skip
-
-
-def float16_rows(m: Made) -> Case:
-    """Rows of a table that is held as it is stored."""
-    return _rows(m, torch.float16)
-
-
-def int8_rows(m: Made) -> Case:
-    """Rows of a table that is held in 8 bits."""
-    return _rows(m, torch.int8)

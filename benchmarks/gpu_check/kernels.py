@@ -7,9 +7,9 @@ from typing import Any
 
 import torch
 
-from benchmarks.gpu_check import cases, kernel_cases
+from benchmarks.gpu_check import kernel_cases
 from benchmarks.gpu_check.bench import Bench
-from benchmarks.gpu_check.cases import Case, Tolerance
+from benchmarks.gpu_check.kernel_cases import Case, Tolerance
 from benchmarks.gpu_check.rows import MEASURED, Job, Row, correctness, skipped
 from benchmarks.roofline import Least
 from substyle.kernels import dispatch
@@ -24,10 +24,10 @@ def run(bench: Bench) -> Iterator[Job]:
         reason = "triton is not installed; what follows is the kernels' torch path on the GPU"
         yield "Triton kernels", lambda: [skipped(PART, "Triton kernels", reason)]
     sizes = bench.sizes
-    odd = cases.made(*ODD, checked=ODD[0], device=bench.device)
+    odd = kernel_cases.made(*ODD, checked=ODD[0], device=bench.device)
     for name, make in kernel_cases.all_cases(odd):
         yield name, lambda make=make: [_correct(bench, make(), "images of 34 × 46")]  # type: ignore[misc]
-    large = cases.made(sizes.images, sizes.canvas, sizes.canvas, sizes.checked, bench.device)
+    large = kernel_cases.made(sizes.images, sizes.canvas, sizes.canvas, sizes.checked, bench.device)
     for name, make in kernel_cases.all_cases(large):
         yield name, lambda make=make: _both(bench, make)  # type: ignore[misc]
 

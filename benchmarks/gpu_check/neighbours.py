@@ -9,7 +9,7 @@ from functools import partial
 import torch
 
 from benchmarks.gpu_check.bench import Bench
-from benchmarks.gpu_check.rows import MEASURED, Job, Row, correctness, skipped
+from benchmarks.gpu_check.rows import Job, Row, correctness, measured, skipped
 
 PART = "neighbours"
 PIECE = 1024  # queries whose products with the bank are in memory at once
@@ -47,10 +47,7 @@ def _torch(bench: Bench, bank: torch.Tensor, queries: torch.Tensor) -> Iterator[
     timed = partial(bench.clock.seconds, limit=bench.left() / 4, warm=1)
     seconds = timed(lambda: search(there, asked, sizes.found))
     alone = timed(lambda: products(there, asked))
-    yield Row(
-        PART, name, MEASURED, unit="queries", per_s=sizes.queries / seconds["median"], seconds=seconds,
-        ceiling_per_s=sizes.queries / alone["median"], ceiling="the products alone",
-    )  # fmt: skip
+    yield _beside_products(bench, name, seconds, alone)
 
 
 def _faiss(bench: Bench, bank: torch.Tensor, queries: torch.Tensor) -> Iterator[Row]:
@@ -73,10 +70,8 @@ def _faiss(bench: Bench, bank: torch.Tensor, queries: torch.Tensor) -> Iterator[
     timed = partial(bench.clock.seconds, limit=bench.left() / 4, warm=1, ahead=False, flush=False)
     seconds = timed(lambda: neighbors.search(asked, base, sizes.found))
     by_torch = timed(by_torch_with_copies)
-    yield Row(
-        PART, name, MEASURED, unit="queries", per_s=sizes.queries / seconds["median"], seconds=seconds,
-        peers={"torch, copies included": sizes.queries / by_torch["median"]},
-    )  # fmt: skip
+    peers = {"torch, copies included": sizes.queries / by_torch["median"]}
+    yield measured(PART, name, "queries", sizes.queries, seconds, peers=peers)
 
 
 def _tensors(bench: Bench, bank: torch.Tensor, queries: torch.Tensor) -> Iterator[Row]:
@@ -98,10 +93,13 @@ def _tensors(bench: Bench, bank: torch.Tensor, queries: torch.Tensor) -> Iterato
         bench.require(5.0)
         work = partial(neighbors.search_on_gpu, asked, there, sizes.found)
         seconds = bench.clock.seconds(work, limit=bench.left() / 4, warm=1, ahead=False, flush=False)
-        yield Row(
-            PART, name, MEASURED, unit="queries", per_s=sizes.queries / seconds["median"], seconds=seconds,
-            ceiling_per_s=sizes.queries / alone["median"], ceiling="the products alone",
-        )  # fmt: skip
+        yield _beside_products(bench, name, seconds, alone)
+
+
+def _beside_products(bench: Bench, name: str, seconds: dict[str, float], alone: dict[str, float]) -> Row:
+    queries = bench.sizes.queries
+    top = queries / alone["median"]
+    return measured(PART, name, "queries", queries, seconds, ceiling_per_s=top, ceiling="the products alone")
 
 
 def _no_faiss() -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import importlib.util
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +10,6 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from benchmarks.gpu_check.plain_vit import HALF, SHAPES, PlainViT
 from substyle.engine.backbones.export import Preprocessed
 from substyle.engine.estimate.networks import Work, of_network
 
@@ -56,22 +54,14 @@ def backbone(model: str, canvas: int) -> Preprocessed:
 
 
 def work(model: str, batch: int) -> Work:
-    """Its operations and bytes for a batch, counted on tensors without memory."""
     with torch.device("meta"):
         network, seen = _made(model)
         x = torch.empty(batch, 3, seen["side"], seen["side"])
     return of_network(network.eval(), x)
 
 
-def plain(model: str) -> bool:
-    """Whether torch's own network of the same sizes stands for timm's, which is not installed."""
-    return importlib.util.find_spec("timm") is None and model in SHAPES
-
-
 def _made(model: str) -> tuple[nn.Module, dict[str, Any]]:
     """A network, and its input side, mean and deviation. Raises ImportError naming timm where that is what it needs."""
-    if plain(model):
-        return PlainViT(SHAPES[model]), {"side": SHAPES[model].side, "mean": HALF, "std": HALF}
     importlib.import_module("timm")  # before ours, whose first want may be something that timm brings along
     from substyle.engine.backbones.families import timm
 

@@ -15,7 +15,7 @@ from PIL import Image
 
 from benchmarks.gpu_check import goals, networks, tolerances
 from benchmarks.gpu_check.bench import Bench
-from benchmarks.gpu_check.rows import MEASURED, Job, Row, correctness
+from benchmarks.gpu_check.rows import Job, Row, correctness, measured
 from substyle.pipelines.transforms import base
 from substyle.pipelines.transforms.registry import suite
 
@@ -164,10 +164,9 @@ def _decoding(bench: Bench) -> Row:
     timed = partial(bench.clock.seconds, limit=min(10.0, bench.left() / 4), warm=1, flush=False, ahead=False)
     seconds, ceiling = timed(lambda: decoder(blobs)), timed(lambda: alone.run(blob=arrays))
     facts: dict[str, Any] = {"bytes a file": sum(map(len, blobs)) // len(blobs), "threads": THREADS}
-    return Row(
-        PART, f"decode, resize and crop to {sizes.canvas}, batch {sizes.images}", MEASURED, unit="images",
-        per_s=sizes.images / seconds["median"], seconds=seconds, ceiling_per_s=sizes.images / ceiling["median"],
-        ceiling="DALI's decoder alone", facts=facts,
+    return measured(
+        PART, f"decode, resize and crop to {sizes.canvas}, batch {sizes.images}", "images", sizes.images, seconds,
+        ceiling_per_s=sizes.images / ceiling["median"], ceiling="DALI's decoder alone", facts=facts,
     )  # fmt: skip
 
 
@@ -204,8 +203,7 @@ def _rate(bench: Bench, title: str, names: tuple[str, ...]) -> Row:
     made_of = [name for name in names if base.get(name).made_by != "identity"]  # which takes nothing, nor counts
     mean = seconds["median"] / sizes.images / max(len(made_of), 1)
     facts: dict[str, Any] = {"us each": 1e6 * seconds["median"] / sizes.images, goals.MEAN_VARIANT: 1e6 * mean}
-    return Row(
-        PART, f"{title}, batch {sizes.images}, side {sizes.canvas}", MEASURED,
-        unit="images", per_s=sizes.images / seconds["median"], seconds=seconds, ceiling_per_s=sizes.images / least,
-        ceiling="the measured copy", facts=facts,
+    return measured(
+        PART, f"{title}, batch {sizes.images}, side {sizes.canvas}", "images", sizes.images, seconds,
+        ceiling_per_s=sizes.images / least, ceiling="the measured copy", facts=facts,
     )  # fmt: skip

@@ -13,7 +13,7 @@ import torch
 
 from benchmarks.gpu_check import probe_ways
 from benchmarks.gpu_check.bench import Bench
-from benchmarks.gpu_check.probe_tables import made
+from benchmarks.gpu_check.probe_fits import made
 from benchmarks.gpu_check.probe_ways import KEEP, SEED, Problem
 from benchmarks.gpu_check.rows import MEASURED, Row, correctness, skipped
 from substyle.engine import cuda
@@ -45,7 +45,6 @@ class Plain:
 
     @property
     def width(self) -> int:
-        """D."""
         return len(self.mean)
 
 
@@ -77,21 +76,15 @@ def correct(bench: Bench, name: str, p: Problem) -> Iterator[Row]:
     if reason := cannot(bench):
         yield skipped(PART, title, reason)
         return
-    expected_losses, expected = probe_ways.in_float64(p, STEPS)
-    changed = torch.cat([(e - s.double()).flatten() for e, s in zip(expected, p.parameters, strict=True)]).norm()
     rows = torch.arange(len(p.x_BD), device=bench.device).expand(STEPS, -1).contiguous()
-    for dtype, (of_loss, of_change) in ALLOWED.items():
+
+    def train(dtype: torch.dtype) -> tuple[Heads, torch.Tensor]:
         heads = p.heads(bench.device)
         steps = steps_of(p, heads, p.x_BD.to(bench.device), rows, dtype)
         steps.take(STEPS)
-        off = float(((steps.loss_K.cpu().double() - expected_losses[-1]) / expected_losses[-1]).abs().max())
-        far = [(h.cpu().double() - e).flatten() for h, e in zip(heads.parameters, expected, strict=True)]
-        apart = float(torch.cat(far).norm() / changed)
-        text = (
-            f"losses off by {off:.1e} (allowed {of_loss:g}), weights by {apart:.1e} of the way (allowed {of_change:g})"
-        )
-        what = f"{title}, {STEPS} steps, products in {str(dtype).removeprefix('torch.')}"
-        yield correctness(PART, what, off <= of_loss and apart <= of_change, text)
+        return heads, steps.loss_K[None]
+
+    yield from probe_ways.against_float64(title, p, STEPS, ALLOWED, train)
 
 
 def rate(bench: Bench, name: str, p: Problem, ceiling_per_s: float, peers: dict[str, float], limit: float) -> Row:
@@ -100,12 +93,19 @@ def rate(bench: Bench, name: str, p: Problem, ceiling_per_s: float, peers: dict[
     if reason := cannot(bench):
         return skipped(PART, title, reason)
     table = torch.randn(64 * len(p.x_BD), p.x_BD.shape[1], device=bench.device).half()
-    seconds = _timed(bench, p, table, limit)
+    rows = torch.randint(len(table), (AHEAD, len(p.x_BD)), device=bench.device)
+    steps = steps_of(p, p.heads(bench.device), table, rows, torch.bfloat16)
+    seconds = _each(bench.clock.seconds(lambda: steps.take(AHEAD), limit=limit, flush=False, ahead=False))
     return Row(
         PART, title, MEASURED, unit="head-steps", per_s=len(p.lr_K) / seconds["median"], seconds=seconds,
         ceiling_per_s=ceiling_per_s, ceiling="its products alone", peers=peers,
         facts={"us a step": seconds["median"] * 1e6},
     )  # fmt: skip
+
+
+def _each(seconds: dict[str, float]) -> dict[str, float]:
+    """Seconds of one of the `AHEAD` steps that are timed together."""
+    return {name: v if name == "repeats" else v / AHEAD for name, v in seconds.items()}
 
 
 def drawn(bench: Bench) -> Row:
@@ -134,8 +134,8 @@ def epoch(bench: Bench, kinds: Sequence[torch.dtype] = (torch.float16, torch.int
             continue
         bench.require(5.0)
         work = trained(bench, kind, batch)
-        timed = bench.clock.seconds(work, limit=min(bench.left() / 8, 3.0), flush=False, ahead=False)
-        seconds = {name: v if name == "repeats" else v / AHEAD for name, v in timed.items()}
+        limit = min(bench.left() / 8, 3.0)
+        seconds = _each(bench.clock.seconds(work, limit=limit, flush=False, ahead=False))
         of_epoch = seconds["median"] * EPOCH / batch
         yield Row(
             PART, title, MEASURED,
@@ -169,11 +169,3 @@ def trained(bench: Bench, kind: torch.dtype, batch: int) -> Callable[[], None]:
     bank = HeadBank.of(settings, sizes.dim, len(variants), [SEED], 0.0, device)
     batches = Batches(features, [part], AHEAD, 0, gathered=False)
     return lambda: bank.learn(batches.block([1.0] * AHEAD), [part])
-
-
-def _timed(bench: Bench, p: Problem, table: torch.Tensor, limit: float) -> dict[str, float]:
-    """Seconds of a step, of scripts of random rows."""
-    rows = torch.randint(len(table), (AHEAD, len(p.x_BD)), device=bench.device)
-    steps = steps_of(p, p.heads(bench.device), table, rows, torch.bfloat16)
-    timed = bench.clock.seconds(lambda: steps.take(AHEAD), limit=limit, flush=False, ahead=False)
-    return {name: v if name == "repeats" else v / AHEAD for name, v in timed.items()}

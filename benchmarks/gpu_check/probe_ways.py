@@ -5,7 +5,7 @@ All take the batch and the settings of `Problem` and are plain torch, written fo
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 
@@ -13,6 +13,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from benchmarks.gpu_check.rows import Row, correctness
 from substyle.kernels import probe_data
 from substyle.kernels.probe_heads import BETA1, BETA2, EPS, Heads, Term
 from substyle.kernels.probe_step import step
@@ -90,6 +91,29 @@ def in_float64(p: Problem, steps: int) -> tuple[torch.Tensor, list[torch.Tensor]
         for whole, mine in zip(ended, own, strict=True):
             whole[k] = mine.detach()
     return losses, ended
+
+
+def against_float64(
+    title: str,
+    p: Problem,
+    steps: int,
+    allowed: Mapping[torch.dtype, tuple[float, float]],
+    train: Callable[[torch.dtype], tuple[Heads, torch.Tensor]],
+) -> Iterator[Row]:
+    """Losses of the last steps and weights after all, of heads that ``train`` takes the steps with in a type."""
+    every, expected = in_float64(p, steps)
+    changed = torch.cat([(e - s.double()).flatten() for e, s in zip(expected, p.parameters, strict=True)]).norm()
+    for dtype, (of_loss, of_change) in allowed.items():
+        heads, losses = train(dtype)
+        known = every[-len(losses) :]
+        off = float(((losses.cpu().double() - known) / known).abs().max())
+        far = [(h.cpu().double() - e).flatten() for h, e in zip(heads.parameters, expected, strict=True)]
+        apart = float(torch.cat(far).norm() / changed)
+        text = (
+            f"losses off by {off:.1e} (allowed {of_loss:g}), change of weights by {apart:.1e} (allowed {of_change:g})"
+        )
+        name = f"{title}, {steps} steps, products in {str(dtype).removeprefix('torch.')}"
+        yield correctness("probes", name, off <= of_loss and apart <= of_change, text)
 
 
 def _network(p: Problem, k: int) -> nn.Module:

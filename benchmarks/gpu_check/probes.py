@@ -8,13 +8,14 @@ from functools import partial
 import torch
 
 from benchmarks import roofline
-from benchmarks.gpu_check import probe_replay, probe_solver, probe_tables, probe_ways
+from benchmarks.gpu_check import probe_fits, probe_replay, probe_ways
 from benchmarks.gpu_check.bench import Bench
 from benchmarks.gpu_check.kernels import ceiling
 from benchmarks.gpu_check.probe_ways import Problem
 from benchmarks.gpu_check.rows import MEASURED, Job, Row, correctness
 from benchmarks.roofline import Least
 from substyle.kernels import probe_step
+from substyle.kernels.probe_heads import Heads
 
 PART = "probes"
 STEPS = 3  # that are compared
@@ -41,26 +42,17 @@ def run(bench: Bench) -> Iterator[Job]:
         yield f"{name}, rate", partial(_rate, bench, name, p)
     yield "drawn rows", lambda: [probe_replay.drawn(bench)]
     yield "an epoch", partial(probe_replay.epoch, bench)
-    yield "linear heads fitted to a certificate", partial(probe_solver.correct, bench)
-    yield from probe_tables.jobs(bench)
+    yield "linear heads fitted to a certificate", partial(probe_fits.solved, bench)
+    yield from probe_fits.jobs(bench)
 
 
 def _correct(bench: Bench, name: str, p: Problem) -> Iterator[Row]:
-    expected_losses, expected = probe_ways.in_float64(p, STEPS)
-    changed = torch.cat([(e - s.double()).flatten() for e, s in zip(expected, p.parameters, strict=True)]).norm()
-    for dtype, (of_loss, of_change) in ALLOWED.items():
+    def train(dtype: torch.dtype) -> tuple[Heads, torch.Tensor]:
         heads = p.heads(bench.device)
         one = p.one_step(heads, dtype)
-        losses = torch.stack([one() for _ in range(STEPS)])
-        off = float(((losses.cpu().double() - expected_losses) / expected_losses).abs().max())
-        far = [(h.cpu().double() - e).flatten() for h, e in zip(heads.parameters, expected, strict=True)]
-        apart = float(torch.cat(far).norm() / changed)
-        good = off <= of_loss and apart <= of_change
-        text = (
-            f"losses off by {off:.1e} (allowed {of_loss:g}), change of weights by {apart:.1e} (allowed {of_change:g})"
-        )
-        what = f"{name}, {STEPS} steps against float64, products in {str(dtype).removeprefix('torch.')}"
-        yield correctness(PART, what, good, text)
+        return heads, torch.stack([one() for _ in range(STEPS)])
+
+    yield from probe_ways.against_float64(f"{name}, steps against float64", p, STEPS, ALLOWED, train)
 
 
 def _cross_entropy(bench: Bench, p: Problem) -> Iterator[Row]:

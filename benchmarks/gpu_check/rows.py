@@ -9,6 +9,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from benchmarks.harness import markdown
+
 SCHEMA = 1
 PASSED, FAILED, SKIPPED, MEASURED = "passed", "failed", "skipped", "measured"
 STATUSES = (PASSED, FAILED, SKIPPED, MEASURED)
@@ -45,12 +47,10 @@ class Row:
 
     @property
     def of_ceiling(self) -> float | None:
-        """The share of the ceiling that was reached."""
         return self.per_s / self.ceiling_per_s if self.per_s and self.ceiling_per_s else None
 
     @property
     def times_faster(self) -> dict[str, float]:
-        """How many times as fast as each peer it is."""
         return {name: self.per_s / rate for name, rate in self.peers.items()} if self.per_s else {}
 
 
@@ -58,12 +58,22 @@ Job = tuple[str, Callable[[], Iterable[Row]]]  # a piece of a part by name; if i
 
 
 def skipped(part: str, name: str, reason: str) -> Row:
-    """A row that says why there is nothing to say."""
     return Row(part, name, SKIPPED, reason)
 
 
+def measured(
+    part: str,
+    name: str,
+    unit: str,
+    count: float,
+    seconds: dict[str, float],
+    **more: Any,  # noqa: ANN401
+) -> Row:
+    """A row with the rate of ``count`` units in the median of some seconds."""
+    return Row(part, name, MEASURED, unit=unit, per_s=count / seconds["median"], seconds=seconds, **more)
+
+
 def correctness(part: str, name: str, good: bool, text: str = "", **facts: Any) -> Row:  # noqa: ANN401
-    """A row that passed or failed."""
     return Row(part, name, PASSED if good else FAILED, text, facts=facts)
 
 
@@ -71,30 +81,8 @@ def document(environment: Mapping[str, Any], rows: Sequence[Row], parts: Mapping
     """What is kept: the device, seconds of each part that has ended, all rows."""
     made = [{**asdict(row), "of_ceiling": row.of_ceiling, "times_faster": row.times_faster} for row in rows]
     counts = {status: sum(row.status == status for row in rows) for status in STATUSES}
-    return {
-        "schema": SCHEMA,
-        "benchmark": "gpu_check",
-        "environment": dict(environment),
-        "parts": dict(parts),
-        "counts": counts,
-        "rows": _finite(made),
-    }
-
-
-def check(data: Mapping[str, Any]) -> None:
-    """Hold a document to its schema. Raises ValueError that names the field."""
-    for key, kind in {"environment": dict, "parts": dict, "counts": dict, "rows": list}.items():
-        if not isinstance(data.get(key), kind):
-            raise ValueError(f"{key}: {data.get(key)!r} is not a {kind.__name__}")
-    if data.get("schema") != SCHEMA:
-        raise ValueError(f"schema: {data.get('schema')!r}, not {SCHEMA}")
-    for i, row in enumerate(data["rows"]):
-        if row.get("status") not in STATUSES:
-            raise ValueError(f"rows[{i}].status: {row.get('status')!r}")
-        if row["status"] in (SKIPPED, FAILED) and not row["text"]:
-            raise ValueError(f"rows[{i}].text: a row that is {row['status']} needs a reason")
-        if row["status"] == MEASURED and not (row["unit"] and row["per_s"] and row["seconds"]):
-            raise ValueError(f"rows[{i}].per_s: {row['per_s']!r} {row['unit']!r}")
+    about = {"schema": SCHEMA, "benchmark": "gpu_check", "environment": dict(environment)}
+    return {**about, "parts": dict(parts), "counts": counts, "rows": _finite(made)}
 
 
 def save(data: Mapping[str, Any], path: Path) -> None:
@@ -106,16 +94,15 @@ def save(data: Mapping[str, Any], path: Path) -> None:
 
 
 def table(rows: Sequence[Row]) -> str:
-    """All rows in Markdown."""
-    lines = ["| part | what | | rate | of the ceiling | against | |", "|---|---|---|---|---|---|---|"]
+    lines = []
     for row in rows:
         rate = f"{row.per_s:,.4g} {row.unit}/s" if row.per_s else ""
         share = f"{row.of_ceiling:.2f} of {row.ceiling}" if row.of_ceiling else ""
         against = ", ".join(f"{times:.2f} × {name}" for name, times in row.times_faster.items())
         told = [row.text, *(f"{name} {_short(value)}" for name, value in row.facts.items())]
         cells = (row.part, row.name, row.status, rate, share, against, "; ".join(filter(None, told)))
-        lines.append("| " + " | ".join(cell.replace("|", "/").replace("\n", " ") for cell in cells) + " |")
-    return "\n".join(lines)
+        lines.append([cell.replace("|", "/").replace("\n", " ") for cell in cells])
+    return markdown(("part", "what", "", "rate", "of the ceiling", "against", ""), lines)
 
 
 def _short(value: object) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import importlib.util
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -11,17 +12,20 @@ from functools import partial
 
 import torch
 
-from benchmarks.gpu_check import eight_bits, networks
+from benchmarks.gpu_check import networks
 from benchmarks.gpu_check.bench import Bench, Mode
 from benchmarks.gpu_check.rows import MEASURED, Job, Row, correctness, skipped
 from substyle.engine.backbones.export import Preprocessed, Typed
 from substyle.engine.backbones.gate import THRESHOLDS
-from substyle.engine.devices import EIGHT_BITS, EightBits, Precision
+from substyle.engine.backbones.quantization import calibrate, in_batches, products, quantise
+from substyle.engine.devices import EIGHT_BITS, EightBits, Precision, Target
+from substyle.errors import ConfigError, SubstyleError
 
 PART = "runtimes"
 PRECISION: Precision = "bf16"
 TUNED = 150.0  # seconds that trying kernels for a network may take
 BUILT = 90.0  # seconds that building a TensorRT engine may take
+_CALIBRATED_ON, _BATCH, _THREADS = 32, 8, 8  # canvases, none of which a row is measured with; of 8-bit graphs
 _EAGER = "eager torch, bf16, channels_last"
 _COMPILED, _ENGINE = "torch.compile", "TensorRT"
 Rates = dict[str, dict[str, float]]  # images a second by network and way
@@ -32,14 +36,13 @@ def run(bench: Bench) -> Iterator[Job]:
     rates: Rates = {}
     # convolutions by the fastest of the library's algorithms, for us and for eager torch
     torch.backends.cudnn.benchmark = bench.device.type == "cuda"
-    named = [(f"{label}{' in plain torch' * networks.plain(model)}", model) for label, model in bench.sizes.networks]
-    for label, model in named:
+    for label, model in bench.sizes.networks:
         rates[label] = {}
         yield f"{label}, {_COMPILED}", partial(_compiled, bench, label, model, bench.sizes.modes[0], rates[label])
-        yield f"{label}, {_ENGINE}", partial(_tensorrt, bench, label, model, rates[label])
-    label, model = named[0]
+        yield f"{label}, {_ENGINE}", partial(_tensorrt, bench, label, model, None, rates[label])
+    label, model = bench.sizes.networks[0]
     for precision in EIGHT_BITS:
-        job = partial(_eight_bits, bench, label, model, precision, rates[label])
+        job = partial(_tensorrt, bench, label, model, precision, rates[label])
         yield f"{label}, {_ENGINE}, {precision}", job
     yield f"{label}, {_COMPILED}, tuned", partial(_tuned, bench, label, model, rates[label])
 
@@ -80,52 +83,62 @@ def _eager(bench: Bench, front: Preprocessed, canvas: torch.Tensor) -> float:
         return len(canvas) / bench.clock.seconds(lambda: typed(canvas), limit=bench.left() / 8, flush=False)["median"]
 
 
-def _tensorrt(bench: Bench, label: str, model: str, rates: dict[str, float]) -> Iterator[Row]:
+def _tensorrt(bench: Bench, label: str, model: str, eight: EightBits | None, rates: dict[str, float]) -> Iterator[Row]:
+    """In bf16, or in 8 bits, which are told and not judged: weights are random, and a gate sees trained ones."""
     from substyle.engine.backbones import export
     from substyle.engine.backbones.runtimes import tensorrt
 
-    name = f"{label}, {_ENGINE}, {PRECISION}"
+    name = f"{label}, {_ENGINE}, {eight or PRECISION}"
     there = tensorrt.installed()
     if there != "tensorrt":
         other = f"; {there}, which is, makes no engines for data-centre cards" if there else ""
         yield skipped(PART, name, f"tensorrt is not installed{other}: nothing is set beside {_COMPILED}")
         return
-    bench.require(BUILT)
-    sizes = bench.sizes
-    front = networks.backbone(model, sizes.canvas)
-    graph = export.typed_graph(front, PRECISION, canvas=sizes.canvas, batch=sizes.images).SerializeToString()
-    engine = tensorrt.build(graph, batch=sizes.images, canvas=sizes.canvas)
-    runtime = tensorrt.TensorRTGraph(engine, bench.device)
-    yield _against_float32(bench, name, front, runtime, "")
-    canvas = networks.canvases(sizes.images, sizes.canvas).to(bench.device)
-    row = _rate(bench, name, model, partial(runtime.start, canvas), runtime.stream, dict(rates))
-    if row.per_s:
-        rates[_ENGINE] = row.per_s
-    yield row
-
-
-def _eight_bits(bench: Bench, label: str, model: str, precision: EightBits, rates: dict[str, float]) -> Iterator[Row]:
-    """What 8 bits gain. How near they come is told and not judged: weights are random, and a gate sees trained ones."""
-    from substyle.engine.backbones.runtimes import tensorrt
-
-    name = f"{label}, {_ENGINE}, {precision}"
-    if tensorrt.installed() != "tensorrt":
-        yield skipped(PART, name, "tensorrt is not installed")
-        return
-    if why := eight_bits.lacking(bench.device, precision):
+    if eight and (why := _lacking(bench.device, eight)):
         yield skipped(PART, name, why)
         return
     bench.require(BUILT)
     sizes = bench.sizes
     front = networks.backbone(model, sizes.canvas)
-    graph = eight_bits.graph(front, precision, canvas=sizes.canvas, batch=sizes.images)
-    engine = tensorrt.build(graph, batch=sizes.images, canvas=sizes.canvas)
-    runtime = tensorrt.TensorRTGraph(engine, bench.device)
-    found = _compared(bench, front, runtime)
+    if eight:
+        graph = _quantised(front, eight, canvas=sizes.canvas, batch=sizes.images)
+    else:
+        graph = export.typed_graph(front, PRECISION, canvas=sizes.canvas, batch=sizes.images).SerializeToString()
+    runtime = tensorrt.TensorRTGraph(tensorrt.build(graph, canvas=sizes.canvas, batch=sizes.images), bench.device)
+    if not eight:
+        yield _against_float32(bench, name, front, runtime, "")
     canvas = networks.canvases(sizes.images, sizes.canvas).to(bench.device)
     row = _rate(bench, name, model, partial(runtime.start, canvas), runtime.stream, dict(rates))
-    row.text = f"least cosine to float32 {found.least:.5f}, mean {found.mean:.5f}, with random weights"
+    if eight:
+        found = _compared(bench, front, runtime)
+        row.text = f"least cosine to float32 {found.least:.5f}, mean {found.mean:.5f}, with random weights"
+    elif row.per_s:
+        rates[_ENGINE] = row.per_s
     yield row
+
+
+def _lacking(device: torch.device, precision: EightBits) -> str:
+    """Why there can be no engine in a precision here, "" where there can."""
+    if importlib.util.find_spec("openvino") is None:
+        return "openvino, which measures what is quantised, is not installed"
+    try:
+        Target(str(device), "tensorrt").require_precision("precision", precision)
+    except ConfigError as error:
+        return str(error)
+    return ""
+
+
+def _quantised(front: Preprocessed, precision: EightBits, *, canvas: int, batch: int) -> bytes:
+    """The serialised graph of a backbone with its products in 8 bits and the rest in bf16."""
+    from substyle.engine.backbones import export
+
+    model = export.typed_graph(front, "bf16", canvas=canvas, batch=batch)
+    small = export.typed_graph(front, "bf16", canvas=canvas, batch=_BATCH)
+    if products(small) != products(model):
+        raise SubstyleError("the exporter names the network's tensors otherwise in another batch")
+    seen = networks.canvases(2 * _CALIBRATED_ON, canvas)[_CALIBRATED_ON:].numpy()
+    ranges = calibrate(small, in_batches([seen], _BATCH), precision, threads=_THREADS)
+    return bytes(quantise(model, ranges, precision).SerializeToString())
 
 
 def _against_float32(

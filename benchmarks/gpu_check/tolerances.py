@@ -37,39 +37,18 @@ _STYLED = Allowed(1.0, 8, 0.02, "float32 convolutions of another library, magnif
 # nvJPEG's own inverse transform and chroma upsampling, then two levels more or less from resampling
 CANVAS = Allowed(1.0, 12, 0.01, "nvJPEG against libjpeg")
 
-VARIANTS = {
-    "identity": _NONE,
-    "gaussian_blur": _FILTERED,
-    "motion_blur": _BLURRED,
-    "defocus_blur": _BLURRED,
-    "zoom_blur": _ROUNDED,
-    "gaussian_noise": _NONE,
-    "impulse_noise": _NONE,
-    "shot_noise": _NONE,
-    "hue_shift": _ROUNDED,
-    "grayscale": _ROUNDED,
-    "channel_permute": _NONE,
-    "brightness": _ROUNDED,
-    "low_contrast": _ROUNDED,
-    "saturate": _ROUNDED,
-    "jpeg": _NONE,
-    "pixelate": _RESIZED,
-    "low_resolution": _RESIZED,
-    "elastic": _WARPED,
-    "grid_distortion": _WARPED,
-    "swirl": _WARPED,
-    "icon_overlay": _BLENDED,
-    "text_overlay": _BLENDED,
-    "color_pattern": _BLENDED,
-    "dot_halftone": _PRINTED,
-    "line_halftone": _PRINTED,
-    "inverted_lines": _NONE,
-    "style_starry": _STYLED,
-    "style_glass": _STYLED,
-    "style_expressionist": _STYLED,
-    "style_wave": _STYLED,
-    "style_fauvist": _STYLED,
+_OF = {
+    _NONE: ("identity", "gaussian_noise", "impulse_noise", "shot_noise", "channel_permute", "jpeg", "inverted_lines"),
+    _FILTERED: ("gaussian_blur",),
+    _BLURRED: ("motion_blur", "defocus_blur"),
+    _ROUNDED: ("zoom_blur", "hue_shift", "grayscale", "brightness", "low_contrast", "saturate"),
+    _RESIZED: ("pixelate", "low_resolution"),
+    _WARPED: ("elastic", "grid_distortion", "swirl"),
+    _BLENDED: ("icon_overlay", "text_overlay", "color_pattern"),
+    _PRINTED: ("dot_halftone", "line_halftone"),
+    _STYLED: ("style_starry", "style_glass", "style_expressionist", "style_wave", "style_fauvist"),
 }
+VARIANTS = {name: allowed for allowed, names in _OF.items() for name in names}
 
 
 def within(got_BSSC: torch.Tensor, expected_BSSC: torch.Tensor, allowed: Allowed) -> tuple[bool, str]:

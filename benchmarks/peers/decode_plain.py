@@ -6,6 +6,7 @@ import io
 from collections.abc import Callable
 from typing import Any
 
+import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -14,10 +15,7 @@ from torchvision.io import ImageReadMode, decode_image
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as tv
 
-try:
-    import cv2
-except ImportError:
-    cv2 = None
+cv2.setNumThreads(1)  # the parallelism is over workers
 
 
 def pillow(blob: bytes, side: int) -> NDArray[np.uint8]:
@@ -53,7 +51,4 @@ def _resized(width: int, height: int, side: int) -> tuple[int, int]:
     return short * width // min(width, height), short * height // min(width, height)
 
 
-ALL: dict[str, Callable[[bytes, int], NDArray[Any]]] = {"Pillow": pillow, "torchvision": torchvision}
-if cv2 is not None:
-    cv2.setNumThreads(1)  # the parallelism is over workers
-    ALL["OpenCV"] = opencv
+ALL: dict[str, Callable[[bytes, int], NDArray[Any]]] = {"Pillow": pillow, "torchvision": torchvision, "OpenCV": opencv}

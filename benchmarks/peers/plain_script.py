@@ -25,15 +25,13 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 
-from benchmarks.peers.plain_imaging import LIBRARY
 from benchmarks.peers.plain_transforms import ALL, SIDE, STYLES, U8
 
-MODELS = ("efficientnet_lite0", "vit_base_patch16_224", "resnet50")
+MODELS = ("efficientnet_lite0", "vit_base_patch16_224")
 
 
 @cache
 def style_session() -> Any:  # noqa: ANN401 - onnxruntime ships no types
-    """Return the style network, one per worker."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -43,7 +41,6 @@ def style_session() -> Any:  # noqa: ANN401 - onnxruntime ships no types
 
 
 def stylise(picture: U8, style: int) -> U8:
-    """Apply one style to one picture."""
     weights = np.zeros(26, np.float32)
     weights[style] = 1
     image = picture.astype(np.float32).transpose(2, 0, 1)[None] / 255
@@ -63,7 +60,6 @@ def decode(path: str) -> U8:
 
 
 def variants(picture: U8, seed: int) -> dict[str, U8]:
-    """Return all 31 variants by name."""
     rng = np.random.default_rng(seed)
     made = {name: transform(picture, rng) for name, transform in ALL.items()}
     return made | {name: stylise(picture, style) for name, style in STYLES.items()}
@@ -115,19 +111,18 @@ def embed(paths: list[str], name: str, *, channels_last: bool, workers: int) -> 
 
 
 def main() -> None:
-    """Run the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("photographs", type=Path)
     parser.add_argument("out", type=Path)
     parser.add_argument("--model", choices=MODELS, default=MODELS[0])
     parser.add_argument("--channels-last", action="store_true")
-    parser.add_argument("--workers", type=int, default=len(os.sched_getaffinity(0)))
     options = parser.parse_args()
-    torch.set_num_threads(len(os.sched_getaffinity(0)))
+    workers = len(os.sched_getaffinity(0))
+    torch.set_num_threads(workers)
     paths = options.photographs.read_text().splitlines()
-    x_NTD, seconds = embed(paths, options.model, channels_last=options.channels_last, workers=options.workers)
+    x_NTD, seconds = embed(paths, options.model, channels_last=options.channels_last, workers=workers)
     np.save(options.out, x_NTD)
-    print(json.dumps({"seconds": seconds, "photographs": len(paths), "imaging": LIBRARY}))
+    print(json.dumps({"seconds": seconds, "photographs": len(paths)}))
 
 
 if __name__ == "__main__":

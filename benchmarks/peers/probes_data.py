@@ -126,7 +126,6 @@ def head(hidden: int) -> torch.nn.Module:
 
 
 def accuracy(module: torch.nn.Module, problem: Problem, rows: torch.Tensor) -> float:
-    """Return a head's accuracy on ``rows``."""
     module.eval()
     with torch.no_grad():
         return float((module(problem.x_RD[rows]).argmax(1) == problem.y_R[rows]).double().mean())
