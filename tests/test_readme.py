@@ -170,14 +170,19 @@ def test_the_suite_is_as_the_command_prints_it(capsys: pytest.CaptureFixture[str
     assert rows == [(kind, name, role, "".join(drawn).strip()) for name, kind, role, _, *drawn in printed]
 
 
-@pytest.mark.parametrize("name", ["traces16", "naturalistic30", "obfuscation22"])
+@pytest.mark.parametrize("name", ["imagenet_c", "traces16", "naturalistic30", "obfuscation22"])
 def test_other_suites_are_as_the_command_prints_them(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["transforms", "--suite", name]) == 0
-    printed = [line.split(maxsplit=4) for line in capsys.readouterr().out.splitlines()[1:]]
-    section = re.search(rf"^## {name}\n(.*?)^## ", TEXT[ROOT / "docs" / "transformations.md"] + "\n## ", re.M | re.S)
+    printed = {tuple(line.split()[:3]) for line in capsys.readouterr().out.splitlines()[1:]}
+    section = re.search(rf"^## {name}\n(.*?)^## ", TEXT[ROOT / "docs" / "transformations.md"], re.M | re.S)
     assert section is not None
-    rows = re.findall(r"^\| `(\w+)` \| (\w+) \| (train|held_out) \| (.*?) ?\|$", section[1], re.M)
-    assert rows == [(name, kind, role, "".join(drawn).strip()) for name, kind, role, _, *drawn in printed]
+    prefix = {"imagenet_c": "imagenet_c_", "traces16": "traces_", "obfuscation22": "obfuscation_"}.get(name, "")
+    rows = re.findall(r"^\| (\w+) \| (`.*?`) \| (`.*`)? ?\|$", section[1], re.M)
+    shown = [(n, kind, role) for kind, *cells in rows for role, cell in zip(("train", "held_out"), cells, strict=True)
+             for n in re.findall(r"\w+", cell)]  # fmt: skip
+    named = [(n if n.startswith("style_") else prefix + n, kind, role) for n, kind, role in shown]
+    assert len(named) == len(printed)
+    assert set(named) == printed
 
 
 def test_the_generators_of_styles48() -> None:
