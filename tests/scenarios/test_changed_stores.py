@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import signal
+import subprocess
+import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,7 +14,26 @@ from typing import Any
 import pytest
 import zarr
 from tests.conftest import slow_after
-from tests.scenarios.scene import Scene, numbers, rows
+from tests.scenarios.scene import Scene, numbers, other_bytes, rows
+
+SLOW = """
+import time
+from pathlib import Path
+
+from substyle.pipelines.transforms.base import kernel
+
+CALLS = []
+
+
+@kernel('mine_slow', kind='tone', role='train', parameters=[])
+def slow(canvas_BSSC, args, keys_B):
+    if len(canvas_BSSC) != 4:  # photographs: eight, eight, two; the pictures of its identity are four
+        CALLS.append(1)
+    while len(CALLS) > 2 and Path({flag!r}).exists():
+        time.sleep(0.02)
+    return 255 - canvas_BSSC
+"""
+
 
 # --- what others do to a store ----------------------------------------------------------------------------------------
 
@@ -84,3 +108,43 @@ def test_run_repairs_what_verify_found(scene: Scene) -> None:
 
 
 # --- interrupted ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("processes")
+@pytest.mark.parametrize("edited", slow_after(1, ["not yet embedded", "embedded"]))
+@pytest.mark.slow
+def test_an_interrupted_embed_goes_on(scene: Scene, edited: str) -> None:
+    """A photograph is edited before resuming: rejected if already embedded, otherwise used as it is now."""
+    plugin, flag, store = scene.root / "slow.py", scene.root / "flag", scene.root / "s.zarr"
+    plugin.write_text(SLOW.format(flag=str(flag)))
+    flag.touch()
+    words = ["--suite", "identity,mine_slow", "--plugin", plugin]
+    command = list(map(str, scene.embedding(scene.photos, *words, "--json", "--quiet")))
+    process = subprocess.Popen(
+        [sys.executable, "-m", "substyle.engine.cli", *command],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    while not list((store / "journal").glob("*.json")):
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    time.sleep(0.2)
+    flag.unlink()
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 130, err
+    assert json.loads(out)["error"]["type"] == "Interrupted"
+    done = scene.ok("info", store)["backbones"][0]["embeddings"]
+    assert 0 < done["done"] < done["total"]
+    finished = {key for key, _ in rows(store)}
+    path = next(p for p in sorted(scene.photos.rglob("*.jpg")) if (scene.key(p) in finished) == (edited == "embedded"))
+    path.write_bytes(other_bytes(path))
+    again = scene.embedding(scene.photos, *words)
+    if edited == "embedded":
+        scene.refused(*again, kind="PhotographsError", field="images")
+        again.append("--replace")
+    scene.ok(*again)
+    scene.ok(*scene.embedding(scene.photos, *words, store="fresh.zarr"))
+    assert rows(store) == rows(scene.root / "fresh.zarr")
+    assert scene.ok("verify", store)["complete"]

@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from tests.conftest import slow_after
+from tests.conftest import setting, slow_after
 from tests.scenarios.scene import SUITE, Scene, edit, numbers, read, write
 
+from substyle.engine.extensions.adapt.family import Adapter
 from substyle.engine.store.importer import import_store
 from substyle.engine.store.layout import slug
 from substyle.engine.store.store import EmbeddingStore
 from substyle.engine.store.table import open_table
 from substyle.engine.study import outputs
+from substyle.pipelines.transforms import base
+from substyle.pipelines.transforms.registry import suite_name, suites
 
 PIXELS = "control:pixels"
 BRIGHTER = """
@@ -286,3 +291,60 @@ def test_a_report_states_the_photographs_that_its_store_has(scene: Scene) -> Non
     for limit in (0, 18):
         answer = scene.ok("report", store, *asked, "--set", f"limit={limit}")
         assert read(answer["results"])["study"]["limit"] == 15
+
+
+def test_an_export_of_other_photographs_is_refused(scene: Scene) -> None:
+    folder = exported(scene)
+    path = scene.one()
+    path.write_bytes(scene.one(at=2).read_bytes())
+    other = scene.fresh_store()
+    key = scene.key(path)
+    scene.refused(
+        "import", folder, "--store", other, "--backbone", "mine", kind="ConfigError", field=f"content_hash of {key}"
+    )
+
+
+def test_an_edited_export_is_written_again(scene: Scene) -> None:
+    scene.embed(scene.photos)
+    words = ["export", scene.root / "s.zarr", "--to", "numpy", "--out", scene.root / "arrays"]
+    scene.ok(*words)
+    path = next((scene.root / "arrays").glob("*/grayscale.npy"))
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-2] + b"\x01\x02")
+    assert scene.ok(*words)["written"] == 1
+    assert path.read_bytes() == whole
+
+
+def test_results_without_their_checksum_are_not_compared(scene: Scene) -> None:
+    for out in ("a", "b"):
+        scene.run(out)
+    path = scene.root / "a" / "results.json"
+    results = read(path)
+    results["backbones"][PIXELS]["transformation"]["linear"]["accuracy"]["value"] = 0.99
+    del results["checksum"]
+    path.write_text(json.dumps(results))
+    for words in (
+        ["compare", scene.root / "a", scene.root / "b", "--out", scene.root / "c"],
+        ["share", "card", scene.root / "a"],
+    ):
+        scene.refused(*words, kind="StaleError")
+
+
+def test_a_suite_with_other_roles_has_another_name(scene: Scene) -> None:
+    scene.study["suite"] = "mini5"
+    assert scene.run("a")["suite"] == "mini5"
+    known = [base.get(name) for name in suites()["mini5"]]
+    assert suite_name([each.describe() for each in known]) == "mini5"
+    others = [replace(each, role="held_out") if each.name == "jpeg" else each for each in known]
+    assert suite_name([each.describe() for each in others]) == ",".join(suites()["mini5"])
+
+
+def test_an_adapter_belongs_to_the_canvas_it_was_trained_on(scene: Scene) -> None:
+    scene.embed(scene.photos)
+    words = ["stage", "adapt", scene.root / "s.zarr", "--backbone", PIXELS, "--study", scene.study_file()]
+    (result,) = scene.ok(*words)["backbones"].values()
+    name = result["adapt"]
+    words = ["embed", scene.photos, "--store", scene.root / "t.zarr", "--backbone", PIXELS, "--suite", SUITE]
+    scene.ok(*words, *setting("canvas=96", "embed.shard_rows=8"))
+    scene.refused("embed", "--store", scene.root / "t.zarr", "--backbone", name, kind="WeightsError")
+    assert Adapter.load(Path(name.removeprefix("adapt:"))).metadata["canvas"] == 64

@@ -8,7 +8,7 @@ from contextlib import redirect_stdout
 from typing import Any
 
 import pytest
-from tests.conftest import jpeg, photograph
+from tests.conftest import jpeg, photograph, slow_after
 from tests.scenarios.scene import Scene, other_bytes, write
 
 from substyle.engine.cli import main
@@ -111,3 +111,15 @@ def test_fresh_deletes_nothing_where_the_run_would_fail(scene: Scene) -> None:
     with lock.hold(scene.root / "out" / "store.zarr", "busy"):
         scene.refused(*scene.asked("out", None, "--fresh"), kind="LockedError")
     assert sorted((scene.root / "out").rglob("*")) == before
+
+
+@pytest.mark.parametrize("changed", slow_after(1, ["out", "copy"]))
+def test_results_of_a_store_that_has_changed_are_not_compared(scene: Scene, changed: str) -> None:
+    scene.run()
+    shutil.copytree(scene.root / "out", scene.root / "copy")
+    comparison = ["compare", scene.root / "out", scene.root / "copy", "--out", scene.root / "comparison"]
+    scene.ok(*comparison)
+    scene.one().write_bytes(other_bytes(scene.one()))
+    scene.embed(scene.photos, "--replace", store=f"{changed}/store.zarr")
+    scene.refused(*comparison, kind="StaleError")
+    scene.refused("share", "card", scene.root / changed, kind="StaleError")

@@ -215,3 +215,14 @@ def test_class_names_from_a_file(scene: Scene) -> None:
     names.write_text("one-ish\ntwo-ish\n")
     scene.run_refused(more=words)
     assert numbers(scene.run("out", None, *words, "--fresh")) == numbers(scene.fresh(None, *words))
+
+
+def test_a_photograph_that_cannot_be_decoded_is_mended(scene: Scene) -> None:
+    good = scene.one().read_bytes()
+    scene.one().write_bytes(b"no photograph")
+    broken = scene.run()
+    assert [row["key"] for row in broken["quarantined"]] == [scene.one().relative_to(scene.photos).as_posix()]
+    scene.one().write_bytes(good)
+    scene.run_refused()
+    scene.embed(scene.photos, "--replace", store="out/store.zarr")
+    assert numbers(scene.run()) == numbers(scene.fresh())

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from tests.conftest import slow_after
-from tests.scenarios.scene import SUITE, Scene, numbers, rows
+from tests.scenarios.scene import SUITE, Scene, edit, numbers, rows
 
 from substyle.engine.cli import main
 from substyle.engine.stages.analysis import AnalysisStage
@@ -208,3 +208,15 @@ def test_a_transformation_of_the_package_changes(scene: Scene, monkeypatch: pyte
 
 
 # --- a full disk ------------------------------------------------------------------------------------------------------
+
+
+def test_variants_of_other_photographs_are_not_imported(scene: Scene) -> None:
+    scene.embed(scene.photos)
+    made = scene.ok("variants", scene.photos, "--out", scene.root / "variants", "--suite", SUITE, "--set", "canvas=64")
+    np.save(scene.root / "x.npy", np.random.default_rng(0).normal(size=(made["variants"], 4)))
+    where = ("--rows", scene.root / "variants" / "variants.csv", "--store", scene.root / "s.zarr")
+    words = ("import", scene.root / "x.npy", *where, "--backbone", "import:mine")
+    scene.ok(*words)
+    edit(scene)
+    scene.embed(scene.photos, "--replace")
+    scene.refused(*words, kind="ConfigError", field=f"content_hash of {scene.key(scene.one())}")

@@ -14,9 +14,14 @@ import timm
 import torch
 from onnx import TensorProto, helper, numpy_helper, save
 from tests.conftest import jpeg, photograph, slow_after
-from tests.scenarios.scene import Scene, numbers, rows, write
+from tests.scenarios.scene import Scene, numbers, other_bytes, rows, write
 
 from substyle.engine.backbones import onnx_graph
+
+
+def _pictures(folder: Path) -> dict[str, bytes]:
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*.png")}
+
 
 TRANSFORMATION = """
 import torch
@@ -364,3 +369,44 @@ def test_the_same_study_twice_changes_no_byte_of_the_store(scene: Scene) -> None
     scene.run()
     assert {path: path.read_bytes() for path in store.rglob("*") if path.is_file()} == before
     assert rows(store)
+
+
+@pytest.mark.slow
+def test_a_plug_in_backbone_is_edited(scene: Scene) -> None:
+    plugin = scene.root / "mine.py"
+    plugin.write_text(FAMILY)
+    scene.study |= {"backbones": ["mine:one"], "plugins": [str(plugin)]}
+    before = numbers(scene.run())
+    scene.new_process()
+    assert numbers(scene.run()) == before
+    edits = (("self.weight * GAIN", "self.weight + GAIN", ""), ("GAIN = 2.0", "GAIN = 3.0", ""), ("", "", "4.0"))
+    for old, new, setting in edits:
+        plugin.write_text(FAMILY.replace(old, new))
+        (scene.root / "gain.txt").write_text(setting)
+        scene.new_process()
+        scene.run_refused(None, "DifferentError")
+        more = scene.add(50)  # with something to embed, too
+        scene.run_refused(None, "DifferentError")
+        more.unlink()
+    assert numbers(scene.run("out", None, "--fresh")) == numbers(scene.fresh())
+
+
+def test_the_gallery_is_that_of_the_photographs(scene: Scene, pages: None) -> None:
+    """A photograph in the gallery is edited: `report` omits the old picture, `run` draws the new one."""
+    scene.study["gallery"] = 4
+    scene.run()
+    old = _pictures(scene.root / "out" / "gallery")
+    for path in scene.photos.rglob("*.jpg"):
+        path.write_bytes(other_bytes(path, int(path.stem) + 300))
+    store = scene.root / "out" / "store.zarr"
+    scene.embed(scene.photos, "--replace", store="out/store.zarr")
+    study = scene.study_file()
+    for stage in (("stage", "probes"), ("stage", "analysis,similarity"), ("report",)):
+        scene.ok(*stage, store, "--study", study)
+    assert "<img" not in (scene.root / "out" / "report.html").read_text()
+    scene.run()
+    scene.run("fresh")
+    new = _pictures(scene.root / "out" / "gallery")
+    assert new == _pictures(scene.root / "fresh" / "gallery")
+    assert new != old
+    assert "<img" in (scene.root / "out" / "report.html").read_text()

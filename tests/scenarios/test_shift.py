@@ -123,3 +123,14 @@ def test_numbered_classes_of_a_shift_are_not_those_of_the_study(shifted: Scene) 
 
 def _results(scene: Scene) -> dict[str, Any]:
     return read(scene.root / "out" / "results.json")
+
+
+@pytest.mark.slow
+def test_shift_after_the_probes_changed(shifted: Scene) -> None:
+    """The shift was scored by a probe that no longer exists."""
+    shifted.run()
+    shifted.study["probes"]["Cs"] = [1e-3]
+    store, study = shifted.root / "out" / "store.zarr", shifted.study_file()
+    shifted.ok("stage", "probes", store, "--study", study)
+    shifted.refused("report", store, "--study", study, kind="StaleError")
+    assert numbers(shifted.run()) == numbers(shifted.fresh())
