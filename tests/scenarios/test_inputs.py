@@ -327,7 +327,7 @@ def test_a_table_does_not_follow_its_path_to_another_store(scene: Scene) -> None
     with pytest.raises(StoreError, match="was opened here, and this is store"):
         table.take(1, np.arange(4))
     with pytest.raises(StoreError, match="was opened here, and this is store"):
-        table.x_TND.whole()  # type: ignore[union-attr]
+        table.in_memory()
 
 
 def test_results_without_their_checksum_are_not_compared(scene: Scene) -> None:

@@ -106,7 +106,7 @@ def test_files_show_what_a_store_says_of_them(pairs: Scene) -> None:
         assert np.isfinite(store.read(entry, "minescan", row, row + 1)).all()
         assert np.array_equal(table.take(t["minephone"], np.array([n[key]])), table.take(0, np.array([n[key]])))
         # what is read as it is needed is the same
-        assert np.array_equal(open_table(store, PIXELS).x_TND.whole(), table.x_TND)  # type: ignore[union-attr]
+        assert np.array_equal(open_table(store, PIXELS).in_memory().x_TND, table.x_TND)
     assert table.distinct_TN[t["minephone"]].sum() == len(n) - 2
     assert {name: table.kind[i] for name, i in t.items() if "mine" in name} == {
         "minephone": "sensor",

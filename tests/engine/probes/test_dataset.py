@@ -218,9 +218,10 @@ class Lazy:
     def __init__(self, x_TND: np.ndarray) -> None:
         self.x_TND, self.shape, self.dtype, self.read = x_TND, x_TND.shape, x_TND.dtype, 0
 
-    def whole(self) -> np.ndarray:
+    def take(self, t_B: np.ndarray, n_B: np.ndarray, out_RD: np.ndarray, to_B: np.ndarray) -> np.ndarray:
         self.read += 1
-        return self.x_TND
+        out_RD[to_B] = self.x_TND[t_B, n_B]
+        return out_RD
 
 
 @pytest.mark.parametrize(
