@@ -134,7 +134,8 @@ class Samples(ABC):
 
     def __init__(self, pipeline: PixelPipeline, seed: int) -> None:
         self.pipeline, self.seed = pipeline, seed
-        self._fingerprints: dict[str, str] = {}
+        self.fingerprint = functools.cache(self._fingerprint)
+        """Returns a digest that changes with any pixel of a transformation's pictures."""
         self._made: dict[tuple[str, tuple[int, ...]], NDArray[np.uint8]] = {}
 
     @property
@@ -203,13 +204,8 @@ class Samples(ABC):
     def _varied(self, make: VariantMaker, canvas_BSSC: NDArray[np.uint8], keys: Sequence[str]) -> Iterator[Variant]:
         yield from make(torch.from_numpy(canvas_BSSC).to(self.pipeline.target.torch_device), keys)
 
-    def fingerprint(self, name: str) -> str:
-        """Return a digest that changes with any pixel of a transformation's pictures."""
-        if name not in self._fingerprints:
-            self._fingerprints[name] = self.digest(
-                [name], lambda: list(self.pictures({name: range(self.images())}).values())
-            )
-        return self._fingerprints[name]
+    def _fingerprint(self, name: str) -> str:
+        return self.digest([name], lambda: list(self.pictures({name: range(self.images())}).values()))
 
     def digest(self, names: Sequence[str], make: Callable[[], list[NDArray[np.uint8]]]) -> str:
         """Return a digest of everything that affects variants, or of their pixels if a plug-in computes some."""
@@ -263,12 +259,9 @@ class PackagedSamples(Samples):
                     kept.append(pixels_BSSC)
         return kept
 
+    @functools.cache  # noqa: B019 - samples live as long as a run
     def extra_fingerprint(self) -> str:
         """Return a digest of everything that affects `extra_samples`."""
-        return self._extra_fingerprint
-
-    @cached_property
-    def _extra_fingerprint(self) -> str:
         return self.digest(self.names(), self.extra_samples)
 
 

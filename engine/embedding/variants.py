@@ -21,13 +21,12 @@ from PIL import Image
 from substyle import files
 from substyle.engine.config import EmbedConfig, Settings
 from substyle.engine.devices import Precision
-from substyle.engine.embedding.blobs import RealVariants, require_shown
+from substyle.engine.embedding.blobs import RealVariants, read, require_shown
 from substyle.engine.embedding.plan import limited
 from substyle.engine.embedding.prepare import PixelPipeline
 from substyle.engine.observability import stage
 from substyle.engine.store.layout import PIXELS, SPLITS, TEST, UNLABELLED
 from substyle.engine.store.manifest import assign
-from substyle.engine.store.records import content_hash
 from substyle.errors import ConfigError
 from substyle.pipelines.image_header import CROP_PCT, Orientation
 from substyle.pipelines.sources import ImageRecord, Source, SourceConfig, describe, open_source
@@ -136,29 +135,19 @@ def batches(
     """
     settings, size = pipeline.settings, pipeline.config.images
     for start in range(0, len(records), size):
-        kept, blobs = [], []
-        for n in range(start, min(start + size, len(records))):
-            try:
-                blobs.append(records[n].read())
-                kept.append(n)
-            except OSError as error:
-                left_out(records[n].key, f"cannot be read: {error.strerror or error}")
-        decoded = pipeline.decoder(blobs)
-        for n, reason in zip(kept, decoded.reasons, strict=True):
-            if reason is not None:
-                left_out(records[n].key, reason)
-        good_B = [b for b in range(len(kept)) if decoded.reasons[b] is None]
+        blobs = [read(record) for record in records[start : start + size]]
+        decoded = pipeline.decoder([blob.data for blob in blobs])
+        reasons = [blob.reason or reason for blob, reason in zip(blobs, decoded.reasons, strict=True)]
+        for b, why in enumerate(reasons):
+            if why:
+                left_out(records[start + b].key, why)
+        good_B = [b for b, why in enumerate(reasons) if not why]
         if not good_B:
             continue
-        own, contents = [kept[b] for b in good_B], [content_hash(blobs[b]) for b in good_B]
-        splits = [SPLITS[code] for code in split_N[own]]
-        make, mine, canvas_BSSC = (
-            pipeline.maker(settings.transformations),
-            [records[n] for n in own],
-            decoded.canvas_BSSC,
-        )
-        real = RealVariants(mine, canvas_BSSC[good_B], pipeline.decoder)
-        for variant in make(canvas_BSSC[good_B], [record.key for record in mine], split_N[own] == TEST, real):
+        mine, own_N = [records[start + b] for b in good_B], split_N[start : start + size][good_B]
+        make, canvas_BSSC = pipeline.maker(settings.transformations), decoded.canvas_BSSC[good_B]
+        real = RealVariants(mine, canvas_BSSC, pipeline.decoder)
+        for variant in make(canvas_BSSC, [record.key for record in mine], own_N == TEST, real):
             pixels_BSSC, distinct_B = variant.pixels_BSSC.numpy(force=True), variant.distinct_B.numpy(force=True)
             for b, reason in real.left_out(variant.name):
                 left_out(f"{variant.name} of {mine[b].key}", reason)
@@ -166,8 +155,8 @@ def batches(
             if len(shown_B):
                 yield VariantBatch(
                     [mine[b] for b in shown_B],
-                    [contents[b] for b in shown_B],
-                    [splits[b] for b in shown_B],
+                    [blobs[good_B[b]].content for b in shown_B],
+                    [SPLITS[own_N[b]] for b in shown_B],
                     variant.name,
                     pixels_BSSC[shown_B],
                     distinct_B[shown_B],

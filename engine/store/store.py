@@ -333,11 +333,6 @@ class EmbeddingStore:
         """Return the sorted names of a backbone's transformations."""
         return sorted(self.catalog.transformations.get(entry.slug, {}))
 
-    def transformations(self, entry: BackboneEntry) -> list[dict[str, Any]]:
-        """Return the definitions of a backbone's transformations, identity first, then by name."""
-        definitions = [made.definition for made in self.catalog.transformations.get(entry.slug, {}).values()]
-        return sorted(definitions, key=lambda d: (d["name"] != "identity", d["name"]))
-
     def repair(self) -> bool:
         """Repair the damage found by `verify`. The caller owns the store and holds its mutex.
 
@@ -350,19 +345,15 @@ class EmbeddingStore:
         compaction.repair(self.path, found)
         self._read.clear()
         self._laid_out.clear()
+        nodes = {METADATA: arrays.group(root_attributes(self.settings)), f"{ARRAYS}/{METADATA}": arrays.group({})}
         for entry in self.backbones():
-            folder = self.path / ARRAYS / entry.slug
-            if f"{ARRAYS}/{entry.slug}/{METADATA}" in found.metadata:
-                arrays.write(folder, arrays.group({"substyle": entry.facts}))
+            nodes[f"{ARRAYS}/{entry.slug}/{METADATA}"] = arrays.group({"substyle": entry.facts})
             made = self.catalog.transformations[entry.slug]
             for array in self.catalog.arrays[entry.slug]:
-                if f"{ARRAYS}/{entry.slug}/{array.name}/{METADATA}" in found.metadata:
-                    definitions = [made[name] for name in array.transformations]
-                    arrays.write(folder / array.name, self._array_metadata(array, definitions))
-        root = {METADATA: root_attributes(self.settings), f"{ARRAYS}/{METADATA}": {}}
-        for name, attributes in root.items():
-            if name in found.metadata:
-                arrays.write((self.path / name).parent, arrays.group(attributes))
+                definitions = [made[name] for name in array.transformations]
+                nodes[f"{ARRAYS}/{entry.slug}/{array.name}/{METADATA}"] = self._array_metadata(array, definitions)
+        for name in nodes.keys() & set(found.metadata):
+            arrays.write((self.path / name).parent, nodes[name])
         compaction.clear_damage(self.path)
         return True
 

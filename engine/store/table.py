@@ -338,7 +338,7 @@ class StoreFacts:
 
 def definitions(store: EmbeddingStore, entry: BackboneEntry) -> list[dict[str, object]]:
     """Return the definitions of a backbone's transformations, in the order of a suite with all of them or by name."""
-    by_name = {str(d["name"]): d for d in store.transformations(entry)}
+    by_name = {name: made.definition for name, made in store.catalog.transformations.get(entry.slug, {}).items()}
     for names in suites().values():
         if set(by_name) <= set(names):
             return [by_name[name] for name in names if name in by_name]
