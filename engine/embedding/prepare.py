@@ -195,12 +195,6 @@ class Samples(ABC):
                     parts[variant.name].append(variant.pixels_BSSC.numpy(force=True))
         return {name: np.concatenate(found) for name, found in parts.items()}
 
-    def vary(self, canvas_BSSC: NDArray[np.uint8], keys: Sequence[str]) -> Iterator[NDArray[np.uint8]]:
-        """Yield the variants of a batch of canvases, one transformation of the suite at a time."""
-        make = self.pipeline.maker(self.names(), self.seed)
-        for variant in self._varied(make, canvas_BSSC, keys):
-            yield variant.pixels_BSSC.numpy(force=True)
-
     def _varied(self, make: VariantMaker, canvas_BSSC: NDArray[np.uint8], keys: Sequence[str]) -> Iterator[Variant]:
         yield from make(torch.from_numpy(canvas_BSSC).to(self.pipeline.target.torch_device), keys)
 
@@ -254,9 +248,10 @@ class PackagedSamples(Samples):
         kept: list[NDArray[np.uint8]] = []
         for g, start in enumerate(starts):
             group = [(start + i) % len(keys) for i in range(size)]
-            for t, pixels_BSSC in enumerate(self.vary(canvas_NSSC[group], [keys[i] for i in group])):
+            make = self.pipeline.maker(self.names(), self.seed)
+            for t, variant in enumerate(self._varied(make, canvas_NSSC[group], [keys[i] for i in group])):
                 if t % len(starts) == g:
-                    kept.append(pixels_BSSC)
+                    kept.append(variant.pixels_BSSC.numpy(force=True))
         return kept
 
     @functools.cache  # noqa: B019 - samples live as long as a run

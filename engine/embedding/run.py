@@ -22,7 +22,7 @@ from substyle.engine.embedding.preflight import check_backbones, check_store, ch
 from substyle.engine.embedding.prepare import gate_keys, prepare_backbones, require_asked, shard_rows
 from substyle.engine.store import compaction, files, identity, lock
 from substyle.engine.store.identity import PhotographsError
-from substyle.engine.store.layout import DEFAULT_FRACTIONS, BackboneEntry, Fractions, StoreError, StoreSettings
+from substyle.engine.store.layout import DEFAULT_FRACTIONS, PIXELS, BackboneEntry, Fractions, StoreError, StoreSettings
 from substyle.engine.store.manifest import FOLDER, Manifest
 from substyle.engine.store.store import EmbeddingStore
 from substyle.engine.store.table import conflicting, store_facts
@@ -167,16 +167,8 @@ def repair(plan: EmbedPlan, store: EmbeddingStore) -> None:
 
 def _create(plan: EmbedPlan, rows: int) -> None:
     settings, config = plan.pipeline.settings, plan.pipeline.config
-    made = StoreSettings(
-        settings.seed,
-        settings.canvas,
-        rows,
-        config.dtype,
-        orientation=settings.orientation,
-        style_precision=settings.style_precision,
-        codec=config.codec,
-        crop_pct=settings.crop_pct,
-    )
+    pixels = {name: getattr(settings, name) for name in PIXELS}
+    made = StoreSettings(shard_rows=rows, dtype=config.dtype, codec=config.codec, **pixels)
     try:
         EmbeddingStore.create(plan.store_path, made, calibration=gate_keys(plan.records(), settings.seed))
     except StoreError:

@@ -83,22 +83,12 @@ class _Given:
         digest = hashlib.sha256(json.dumps([keys, list(order)]).encode())
         for at_N in at_TN:
             digest.update(x_RD[at_N].tobytes())
-        contents, settings = _one_each(columns, "content_hash"), _settings(columns)
+        contents, settings, indistinct = _one_each(columns, "content_hash"), _settings(columns), _indistinct(columns)
         for key, text in contents.items():
             if text is not None and not re.fullmatch("[0-9a-f]{32}", text):
                 raise ConfigError(f"content_hash of {key}", text, "32 hexadecimal digits, as in variants.csv")
-        return cls(
-            keys,
-            labels,
-            splits,
-            contents,
-            _indistinct(columns),
-            settings,
-            definitions,
-            x_RD,
-            at_TN,
-            digest.hexdigest()[:16],
-        )
+        by_key = (keys, labels, splits, contents, indistinct)
+        return cls(*by_key, settings, definitions, x_RD, at_TN, digest.hexdigest()[:16])
 
     def rows(self, n_B: NDArray[np.int64]) -> dict[str, NDArray[np.float32]]:
         """Embeddings of images by transformation; NaN for images -1. Shape of each: (B, D)."""

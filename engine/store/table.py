@@ -294,21 +294,15 @@ class StoredRows:
         order = np.argsort((file_B * len(self.names) + own_B) * self.store.settings.shard_rows + row_B, kind="stable")
 
         def one(own: I64) -> None:
-            self._gather(int(array_B[own[0]]), int(shard_B[own[0]]), own_B[own], row_B[own], out, rows_B[own])
+            array = self._arrays[array_B[own[0]]]
+            path = array.shard(self.store.path, int(shard_B[own[0]]))
+            to_M = rows_B[own]
+            shards.gather(path, self.store.shape(array), own_B[own], row_B[own], out, to_M, finished=True)
 
         files = np.split(order, np.flatnonzero(np.diff(file_B[order])) + 1)
         each(one, files if len(order) else (), max(self.store.path.requests, _READERS))
         self.store.require_same_store()
         return out
-
-    def _gather(self, array: int, shard: int, own_M: I64, row_M: I64, out_RD: NDArray[Any], to_M: I64) -> None:
-        """Read rows of one shard. Raises StoreError if they are missing or damaged."""
-        entry, store = self._arrays[array], self.store
-        path = entry.shard(store.path, shard)
-        try:
-            shards.gather(path, store.shape(entry), own_M, row_M, out_RD, to_M, finished=True)
-        except FileNotFoundError as error:
-            raise StoreError(f"{path}: missing; run substyle verify") from error
 
 
 @dataclass(frozen=True)
