@@ -128,7 +128,8 @@ class EmbeddingTable:
         variants, images, width = self.x_TND.shape
         x_TND = dispatch.empty((variants, images, width), getattr(torch, str(self.x_TND.dtype)), dispatch.CPU).numpy()
         for start in range(0, images, _BLOCK):
-            t_B, n_B = map(np.ravel, np.mgrid[:variants, start : min(start + _BLOCK, images)])
+            some = np.arange(start, min(start + _BLOCK, images))
+            t_B, n_B = np.repeat(np.arange(variants), len(some)), np.tile(some, variants)
             self.x_TND.take(t_B, n_B, x_TND.reshape(-1, width), t_B * images + n_B)
         return replace(self, x_TND=x_TND)
 
@@ -268,7 +269,8 @@ class StoredRows:
         self.shape, self.dtype = (len(self.names), len(row_N), entry.dim), np.dtype(store.settings.dtype)
         own = [store.catalog.array(entry.slug, name) for name in self.names]
         self._arrays = list(dict.fromkeys(own))
-        self._shards = store.shards()
+        self._shards, self._widest = store.shards(), max(len(array.transformations) for array in own)
+        self._shard_N, self._row_N = np.divmod(row_N, store.settings.shard_rows)
         for array in self._arrays:
             store.rows_of(array, int(row_N.max(initial=-1)) + 1)
         self._array_T = np.array([self._arrays.index(array) for array in own])
@@ -287,11 +289,11 @@ class StoredRows:
         t_B = np.broadcast_to(t_B, n_B.shape)
         if self.absent_TN is not None:
             t_B = np.where(self.absent_TN[t_B, n_B], self.names.index("identity"), t_B)
-        shard_B, row_B = np.divmod(self.row_N[n_B], self.store.settings.shard_rows)
+        shard_B, row_B = self._shard_N[n_B], self._row_N[n_B]
         array_B, own_B = self._array_T[t_B], self._own_T[t_B]
         file_B = array_B * self._shards + shard_B
         # one key, because rows that are in order are sorted in one pass
-        order = np.argsort((file_B * len(self.names) + own_B) * self.store.settings.shard_rows + row_B, kind="stable")
+        order = np.argsort((file_B * self._widest + own_B) * self.store.settings.shard_rows + row_B, kind="stable")
 
         def one(own: I64) -> None:
             array = self._arrays[array_B[own[0]]]
