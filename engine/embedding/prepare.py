@@ -28,7 +28,7 @@ from substyle.engine.embedding.behaviour import CANVAS_LIBRARIES, VARIANT_LIBRAR
 from substyle.engine.observability import stage
 from substyle.engine.store import catalog
 from substyle.engine.store.catalog import Definition
-from substyle.engine.store.layout import DifferentError, changes, network_changes, network_facts, rows_of_shards
+from substyle.engine.store.layout import DifferentError, rows_of_shards
 from substyle.engine.store.store import EmbeddingStore
 from substyle.errors import SubstyleError
 from substyle.kernels.philox import image_keys
@@ -414,20 +414,16 @@ def require_asked(
             facts = stored.get(name)
             if facts is None or facts["runtime"]["name"] == "imported":
                 continue
-            spec, made = facts["spec"], facts["runtime"]
-            pairs: dict[str, tuple[Any, Any]] = {"computed_with": (made.get("computed_with", name), choice.name)}
-            changed = []
-            if name in specs:
-                changed = network_changes(network_facts(spec), network_facts(specs[name]), "in the store")
+            made, asked = facts["runtime"], {"computed_with": choice.name}
             if device != AUTO:
-                pairs["device"] = (made.get("device", "cpu"), device.partition(":")[0])
+                asked["device"] = device.partition(":")[0]
             if facts.get("gate") is not None:  # others are plain arithmetic in float32
                 if runtime not in (AUTO, re.split(r"[._]", made["name"])[0]):
-                    pairs["runtime"] = (made["name"], runtime)
+                    asked["name"] = runtime
                 if (precision := choice.precision or pipeline.config.precision) != AUTO:
-                    pairs["precision"] = (made["precision"], precision)
-            then, now = ({field: pair[i] for field, pair in pairs.items()} for i in (0, 1))
-            if changed := changed + changes(then, now, "in the store"):
+                    asked["precision"] = precision
+            now = {**facts, "spec": specs.get(name, facts["spec"]), "runtime": {**made, **asked}}
+            if changed := catalog.differences(facts, now):
                 how = catalog.remedy(facts, {"runtime": pipeline.target.describe() | {"name": runtime}}, changed)
                 raise DifferentError(
                     f"{store.path}: {name} was embedded with different settings: {'; '.join(changed)}{how}"

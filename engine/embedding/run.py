@@ -178,7 +178,7 @@ def _create(plan: EmbedPlan, rows: int) -> None:
 
 def _prepare_store(store: EmbeddingStore, plan: EmbedPlan, prepared: Facts) -> list[BackboneEntry]:
     """Create or complete images, groups and arrays, and clear leftovers of killed runs and damaged disks."""
-    wanted = plan.definitions()
+    wanted = plan.pipeline.definitions
     for facts in prepared:  # before anything is changed
         store.require_same(facts, wanted)
     compaction.clear_leftovers(store.path)
@@ -297,7 +297,7 @@ def complete(plan: EmbedPlan, store: EmbeddingStore, backbones: Sequence[str]) -
         entry = store.backbone(name)
         if store.truncated(finished.of([entry.slug])):
             return None
-        store.require_definitions(plan.definitions())
+        store.require_definitions(plan.pipeline.definitions)
     facts = store_facts(store)
     left_out = {name: reasons for name, reasons in facts.left_out.items() if name in names}
     return EmbedSummary(len(keys), len(keys) * len(names), shards, quarantined=facts.quarantined, left_out=left_out)
@@ -317,7 +317,7 @@ def require_embedded(plan: EmbedPlan, store: EmbeddingStore, *, quiet: bool = Fa
     if missing:
         some = f"{missing[0]}{f' and {len(missing) - 1} others' * (len(missing) > 1)}"
         raise PhotographsError(f"{store.path}: photographs are not embedded: {some}; {plan.remedies.changed}")
-    store.require_definitions(plan.definitions())
+    store.require_definitions(plan.pipeline.definitions)
 
 
 def require_same(store: EmbeddingStore, plan: EmbedPlan) -> None:
