@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -166,16 +166,11 @@ def batches(
 def write_variants(
     images: str | Path,
     out: Path,
+    settings: Settings,
     *,
     to: str = "folder",
     image_format: str = "png",
     quality: int = 95,
-    suite: str = "substance31",
-    canvas: int = 224,
-    seed: int = 0,
-    orientation: Orientation = "ignore",
-    style_precision: Precision = "bf16",
-    crop_pct: float = CROP_PCT,
     source: SourceConfig | None = None,
     limit: int = 0,
     device: str = "auto",
@@ -189,8 +184,9 @@ def write_variants(
     with default shares of splits.
 
     Args:
-        images: as for `iter_variants`, and so are suite, settings, source, limit and device.
+        images: as for `iter_variants`, and so are source, limit and device.
         out: a new or empty folder.
+        settings: those of a store, with its transformations.
         to: ``folder`` or ``webdataset``.
         image_format: ``png``, which is exact, or ``jpeg``.
         quality: of JPEG files, 1 to 100.
@@ -201,10 +197,7 @@ def write_variants(
     Raises:
         ConfigError: an invalid argument, or the folder holds files.
     """
-    for field, given, allowed in (
-        *(("--to", to, LAYOUTS), ("--format", image_format, IMAGE_FORMATS)),
-        ("orientation", orientation, get_args(Orientation)),
-    ):
+    for field, given, allowed in (("--to", to, LAYOUTS), ("--format", image_format, IMAGE_FORMATS)):
         if given not in allowed:
             raise ConfigError(field, given, ", ".join(allowed))
     if not 1 <= quality <= 100:
@@ -216,10 +209,9 @@ def write_variants(
         raise ConfigError("--out", str(out), outside)
     opened = open_source(images, source or SourceConfig())
     print(describe(opened), file=sys.stderr)
-    records = limited(opened.records, seed, limit)
+    records = limited(opened.records, settings.seed, limit)
     if to == "folder":
         _require_names(opened, records)
-    settings = Settings(seed, canvas, names_of_suite(suite), orientation, style_precision, crop_pct)
     require_shown(opened, settings.transformations)
     pipeline = PixelPipeline(settings, EmbedConfig(device=device))
     pixels_of = {name: getattr(settings, name) for name in PIXELS}
@@ -231,7 +223,7 @@ def write_variants(
     count = 0
     total = len(records) * len(pipeline.settings.transformations)
     with stage("variants", total, "variants", quiet=quiet) as bar:
-        for batch in batches(records, _splits(opened, records, seed), pipeline, quarantined.__setitem__):
+        for batch in batches(records, _splits(opened, records, settings.seed), pipeline, quarantined.__setitem__):
             for record, content, split, pixels, distinct in zip(
                 batch.records, batch.contents, batch.splits, batch.pixels_BSSC, batch.distinct_B.tolist(), strict=True
             ):

@@ -371,7 +371,9 @@ def open_tables(
     entries = [store.backbone(name) for name in backbones]
     for entry in entries:
         compaction.require_none(store.path, entry.slug)
-    by_name, finished = _snapshot(store, entries)
+    # before the catalog, which names transformations before they are finished
+    finished = store.finished().of([entry.slug for entry in entries])
+    by_name = [{str(d["name"]): d for d in definitions(store, entry)} for entry in entries]
     common = [name for name in next(iter(by_name), {}) if all(name in own for own in by_name)]
     names = tuple(transformations or common)
     for entry, own in zip(entries, by_name, strict=True):
@@ -429,21 +431,6 @@ def _absent_and_distinct(
         if name in noted.indistinct:
             distinct_TN[t] = ~noted.indistinct[name][index_N]
     return absent_TN if absent_TN.any() else None, distinct_TN & ~absent_TN
-
-
-def _snapshot(
-    store: EmbeddingStore, entries: Sequence[BackboneEntry]
-) -> tuple[list[dict[str, dict[str, object]]], Index]:
-    """Definitions of backbones by name, and the finished index, consistent while a run adds to both.
-
-    A store that is empty when its catalog is read, and finished when its journal is, would give an empty table.
-    """
-    while True:
-        chosen = [{str(d["name"]): d for d in definitions(store, entry)} for entry in entries]
-        finished = store.finished().of([entry.slug for entry in entries])
-        # transformations are added, never removed
-        if all(len(those) == len(store.transformation_names(e)) for those, e in zip(chosen, entries, strict=True)):
-            return chosen, finished
 
 
 def require_shards(store: EmbeddingStore, finished: Index, names: Sequence[str]) -> None:
