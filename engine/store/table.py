@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
 
 
 I64 = NDArray[np.int64]
-_BLOCK = 1 << 14  # images that are read into memory at once
+_BLOCK = 1 << 12  # images that are read into memory at once
 
 
 class LazyArray(Protocol):
@@ -240,7 +241,7 @@ class EmbeddingTable:
         return len(np.unique(self.label_N[self.label_N >= 0])) >= 2
 
 
-_READERS = 4  # shards of which rows are read at once
+_READERS = min(4, os.cpu_count() or 1)  # shards of which rows are read at once
 
 
 class StoredRows:
