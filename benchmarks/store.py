@@ -138,7 +138,8 @@ def _real() -> NDArray[np.float32]:
     """EfficientNet-Lite0's embeddings of all variants of the gate's photographs. Shape: (992, 1280)."""
     embed = networks.openvino(networks.LITE0, "fp32")
     samples = networks.samples()
-    return np.concatenate([embed(batch) for batch in samples.vary(*samples.decoded)]).astype(np.float32)
+    pictures = samples.pictures({name: range(samples.images()) for name in samples.names()})
+    return np.concatenate([embed(batch) for batch in pictures.values()]).astype(np.float32)
 
 
 def _codec(codec: Codec, repeats: int) -> list[Row]:

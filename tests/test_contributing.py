@@ -97,7 +97,7 @@ def test_a_transformation_and_an_analysis(
 
     table = load_table(EmbeddingStore.open(tmp_path / "s.zarr"), "control:pixels")
     assert table.transformations == names
-    x_TND = table.x_TND[:] if isinstance(table.x_TND, np.ndarray) else table.x_TND.whole()
+    x_TND = table.in_memory().x_TND
     assert x_TND.shape[:2] == (2, 12)
     assert np.isfinite(x_TND).all()
     assert np.abs(x_TND[0] - x_TND[1]).max() > 0.1

@@ -58,11 +58,13 @@ def is_derived(name: str) -> bool:
 
 
 def check_checkpoint(name: str, checkpoint: Path | None) -> Family:
-    """`check_name` and raise ConfigError for a checkpoint if the family does not support one."""
+    """`check_name` and raise ConfigError for a checkpoint that is missing or that the family does not support."""
     family = check_name(name)
     if checkpoint is not None and (not family.checkpoint or f":{HUB}" in name):
         allowed = f"a timm: or open_clip: backbone without {HUB}, or a preset of {', '.join(ABOUT)}"
         raise ConfigError(f"{name}: checkpoint", str(checkpoint), allowed)
+    if checkpoint is not None and not checkpoint.is_file():
+        raise ConfigError(f"{name}: checkpoint", str(checkpoint), "an existing file")
     return family
 
 

@@ -82,9 +82,9 @@ def variants(options: argparse.Namespace) -> dict[str, Any]:
     asked = changes(options, "source.", "limit", *PIXELS)
     study = study_of({"name": "variants", "backbones": ["control:pixels"], "suite": options.suite}, changes=asked)
     answer = write_variants(
-        options.images, options.out, to=options.to, image_format=options.format, quality=options.quality,
-        suite=options.suite, source=SourceConfig(**of_source(asked)), limit=study.limit, device=options.device,
-        quiet=options.quiet, **{name: getattr(study, name) for name in PIXELS},
+        options.images, options.out, study.settings(), to=options.to, image_format=options.format,
+        quality=options.quality, source=SourceConfig(**of_source(asked)), limit=study.limit, device=options.device,
+        quiet=options.quiet,
     )  # fmt: skip
     for key, reason in answer["quarantined"].items():
         print(f"left out {key}: {reason}", file=sys.stderr)

@@ -29,6 +29,7 @@ from substyle.engine.observability import stage
 from substyle.engine.store import journal, manifest
 from substyle.engine.store.compaction import Upkeep
 from substyle.engine.store.identity import PhotographsError, unreadable
+from substyle.engine.store.journal import FileNotes
 from substyle.engine.store.layout import TEST, BackboneEntry
 from substyle.engine.store.records import FileNote, ImageNote
 from substyle.engine.store.store import EmbeddingStore
@@ -85,8 +86,7 @@ class Loop:
         self.records = plan.readable()
         self.entries, self.compiled, self.run_id = entries, compiled, run
         self.manifest = store.manifest()
-        known = store.notes(self.manifest)  # of earlier passes
-        self._known_N2, self._ok_N, self._known_files = known.content_N2, known.ok_N, known.files  # zeros if unknown
+        self.noted = store.notes(self.manifest)  # by earlier passes
         self.upkeep = Upkeep(store.path, os.getpid())
         device = self.pipeline.target.torch_device
         self._stream = cuda.side_stream(device) if device.type == "cuda" else None
@@ -185,7 +185,7 @@ class Loop:
         self, shard: ShardInProgress, part: range, blobs: Sequence[Blob], decoded: Decoded, backlog: Scheduler
     ) -> None:
         keys = [self.manifest.keys[i] for i in part]
-        self._require_same(part, blobs, self._known_N2, self._ok_N)
+        self._require_same(part, blobs, self.noted)
         rows_B = self.manifest.row_N[part.start : part.stop] - shard.first
         reasons = [blob.reason or reason for blob, reason in zip(blobs, decoded.reasons, strict=True)]
         clock = observability.Mark.now()
@@ -212,10 +212,8 @@ class Loop:
         files = [(blob.content, blob.mark) for blob in blobs]
         row_B = rows_B + shard.first
         for name, found in real.blobs.items():
-            if name in self._known_files:
-                earlier = self._known_files[name]
-                ok_N = self._ok_N & earlier.known_N & ~earlier.left_out_N
-                self._require_same(part, found, earlier.content_N2, ok_N, f"{name} of ")
+            if name in self.noted.files:
+                self._require_same(part, found, self.noted.files[name], f"{name} of ")
             shard.files += [
                 FileNote(row, name, blob.reason, blob.content, blob.mark)
                 for row, blob in zip(row_B.tolist(), found, strict=True)
@@ -228,27 +226,16 @@ class Loop:
             {key: reason for key, reason in zip(keys, reasons, strict=True) if reason is not None}
         )
 
-    def _require_same(
-        self,
-        part: range,
-        blobs: Sequence[Blob],
-        known_N2: NDArray[np.uint64],
-        ok_N: NDArray[np.bool_],
-        variant: str = "",
-    ) -> None:
-        """Check files of a batch against an earlier pass.
-
-        Args:
-            known_N2: content that it noted.
-            ok_N: whether it has embedded a file; its embeddings would be left out with those of a pass that cannot.
+    def _require_same(self, part: range, blobs: Sequence[Blob], noted: FileNotes, variant: str = "") -> None:
+        """Check files of a batch against what earlier passes noted of them.
 
         Raises:
             PhotographsError: the bytes have changed.
-            StoreError: a file cannot be read any more.
+            StoreError: a file cannot be read any more, without which its embeddings would be left out.
         """
         for i, blob in zip(part, blobs, strict=True):
-            before = known_N2[i]
-            if ok_N[i] and not blob.content:
+            before = noted.content_N2[i]
+            if self.noted.ok_N[i] and noted.ok_N[i] and not blob.content:
                 raise unreadable(self.store.path, f"{variant}{self.manifest.keys[i]}", blob.reason)
             if before.any() and blob.content and journal.hex_of(before[None]) != [blob.content]:
                 raise PhotographsError(

@@ -19,7 +19,6 @@ from substyle.engine.devices import AUTO
 from substyle.engine.embedding.blobs import require_shown
 from substyle.engine.embedding.prepare import OwnSamples, PixelPipeline, gate_keys
 from substyle.engine.store import catalog, identity
-from substyle.engine.store.catalog import Definition
 from substyle.engine.store.identity import EMBED, Match, Remedies
 from substyle.engine.store.layout import UNLABELLED, BackboneEntry, Fractions
 from substyle.engine.store.lock import WHOLE, Part
@@ -106,10 +105,6 @@ class EmbedPlan:
         """Return the photographs of all sources by key."""
         sources = (self.source, *self.match.others)
         return {record.key: record for record in chain.from_iterable(source.records for source in sources)}
-
-    def definitions(self) -> list[Definition]:
-        """Return the transformations that every backbone needs."""
-        return self.pipeline.definitions
 
     def samples(self) -> OwnSamples:
         """Return the photographs and, of an existing store, the policies of its backbones, for gates.

@@ -111,9 +111,6 @@ def check_backbones(choices: Sequence[BackboneChoice]) -> None:
             if name in seen:
                 raise ConfigError("backbone", name, "each backbone once")
             seen.add(name)
-        path = choice.checkpoint
-        if path is not None and not path.exists():
-            raise ConfigError(f"{choice.name}: checkpoint", str(path), "an existing file or folder")
 
 
 def check_writable(path: Path, field: str, remedy: str) -> None:

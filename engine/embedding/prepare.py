@@ -28,7 +28,7 @@ from substyle.engine.embedding.behaviour import CANVAS_LIBRARIES, VARIANT_LIBRAR
 from substyle.engine.observability import stage
 from substyle.engine.store import catalog
 from substyle.engine.store.catalog import Definition
-from substyle.engine.store.layout import DifferentError, changes, network_changes, network_facts, rows_of_shards
+from substyle.engine.store.layout import DifferentError, rows_of_shards
 from substyle.engine.store.store import EmbeddingStore
 from substyle.errors import SubstyleError
 from substyle.kernels.philox import image_keys
@@ -134,7 +134,8 @@ class Samples(ABC):
 
     def __init__(self, pipeline: PixelPipeline, seed: int) -> None:
         self.pipeline, self.seed = pipeline, seed
-        self._fingerprints: dict[str, str] = {}
+        self.fingerprint = functools.cache(self._fingerprint)
+        """Returns a digest that changes with any pixel of a transformation's pictures."""
         self._made: dict[tuple[str, tuple[int, ...]], NDArray[np.uint8]] = {}
 
     @property
@@ -194,22 +195,11 @@ class Samples(ABC):
                     parts[variant.name].append(variant.pixels_BSSC.numpy(force=True))
         return {name: np.concatenate(found) for name, found in parts.items()}
 
-    def vary(self, canvas_BSSC: NDArray[np.uint8], keys: Sequence[str]) -> Iterator[NDArray[np.uint8]]:
-        """Yield the variants of a batch of canvases, one transformation of the suite at a time."""
-        make = self.pipeline.maker(self.names(), self.seed)
-        for variant in self._varied(make, canvas_BSSC, keys):
-            yield variant.pixels_BSSC.numpy(force=True)
-
     def _varied(self, make: VariantMaker, canvas_BSSC: NDArray[np.uint8], keys: Sequence[str]) -> Iterator[Variant]:
         yield from make(torch.from_numpy(canvas_BSSC).to(self.pipeline.target.torch_device), keys)
 
-    def fingerprint(self, name: str) -> str:
-        """Return a digest that changes with any pixel of a transformation's pictures."""
-        if name not in self._fingerprints:
-            self._fingerprints[name] = self.digest(
-                [name], lambda: list(self.pictures({name: range(self.images())}).values())
-            )
-        return self._fingerprints[name]
+    def _fingerprint(self, name: str) -> str:
+        return self.digest([name], lambda: list(self.pictures({name: range(self.images())}).values()))
 
     def digest(self, names: Sequence[str], make: Callable[[], list[NDArray[np.uint8]]]) -> str:
         """Return a digest of everything that affects variants, or of their pixels if a plug-in computes some."""
@@ -258,17 +248,15 @@ class PackagedSamples(Samples):
         kept: list[NDArray[np.uint8]] = []
         for g, start in enumerate(starts):
             group = [(start + i) % len(keys) for i in range(size)]
-            for t, pixels_BSSC in enumerate(self.vary(canvas_NSSC[group], [keys[i] for i in group])):
+            make = self.pipeline.maker(self.names(), self.seed)
+            for t, variant in enumerate(self._varied(make, canvas_NSSC[group], [keys[i] for i in group])):
                 if t % len(starts) == g:
-                    kept.append(pixels_BSSC)
+                    kept.append(variant.pixels_BSSC.numpy(force=True))
         return kept
 
+    @functools.cache  # noqa: B019 - samples live as long as a run
     def extra_fingerprint(self) -> str:
         """Return a digest of everything that affects `extra_samples`."""
-        return self._extra_fingerprint
-
-    @cached_property
-    def _extra_fingerprint(self) -> str:
         return self.digest(self.names(), self.extra_samples)
 
 
@@ -426,20 +414,16 @@ def require_asked(
             facts = stored.get(name)
             if facts is None or facts["runtime"]["name"] == "imported":
                 continue
-            spec, made = facts["spec"], facts["runtime"]
-            pairs: dict[str, tuple[Any, Any]] = {"computed_with": (made.get("computed_with", name), choice.name)}
-            changed = []
-            if name in specs:
-                changed = network_changes(network_facts(spec), network_facts(specs[name]), "in the store")
+            made, asked = facts["runtime"], {"computed_with": choice.name}
             if device != AUTO:
-                pairs["device"] = (made.get("device", "cpu"), device.partition(":")[0])
+                asked["device"] = device.partition(":")[0]
             if facts.get("gate") is not None:  # others are plain arithmetic in float32
                 if runtime not in (AUTO, re.split(r"[._]", made["name"])[0]):
-                    pairs["runtime"] = (made["name"], runtime)
+                    asked["name"] = runtime
                 if (precision := choice.precision or pipeline.config.precision) != AUTO:
-                    pairs["precision"] = (made["precision"], precision)
-            then, now = ({field: pair[i] for field, pair in pairs.items()} for i in (0, 1))
-            if changed := changed + changes(then, now, "in the store"):
+                    asked["precision"] = precision
+            now = {**facts, "spec": specs.get(name, facts["spec"]), "runtime": {**made, **asked}}
+            if changed := catalog.differences(facts, now):
                 how = catalog.remedy(facts, {"runtime": pipeline.target.describe() | {"name": runtime}}, changed)
                 raise DifferentError(
                     f"{store.path}: {name} was embedded with different settings: {'; '.join(changed)}{how}"

@@ -22,7 +22,7 @@ from substyle.engine.embedding.preflight import check_backbones, check_store, ch
 from substyle.engine.embedding.prepare import gate_keys, prepare_backbones, require_asked, shard_rows
 from substyle.engine.store import compaction, files, identity, lock
 from substyle.engine.store.identity import PhotographsError
-from substyle.engine.store.layout import DEFAULT_FRACTIONS, BackboneEntry, Fractions, StoreError, StoreSettings
+from substyle.engine.store.layout import DEFAULT_FRACTIONS, PIXELS, BackboneEntry, Fractions, StoreError, StoreSettings
 from substyle.engine.store.manifest import FOLDER, Manifest
 from substyle.engine.store.store import EmbeddingStore
 from substyle.engine.store.table import conflicting, store_facts
@@ -167,16 +167,8 @@ def repair(plan: EmbedPlan, store: EmbeddingStore) -> None:
 
 def _create(plan: EmbedPlan, rows: int) -> None:
     settings, config = plan.pipeline.settings, plan.pipeline.config
-    made = StoreSettings(
-        settings.seed,
-        settings.canvas,
-        rows,
-        config.dtype,
-        orientation=settings.orientation,
-        style_precision=settings.style_precision,
-        codec=config.codec,
-        crop_pct=settings.crop_pct,
-    )
+    pixels = {name: getattr(settings, name) for name in PIXELS}
+    made = StoreSettings(shard_rows=rows, dtype=config.dtype, codec=config.codec, **pixels)
     try:
         EmbeddingStore.create(plan.store_path, made, calibration=gate_keys(plan.records(), settings.seed))
     except StoreError:
@@ -186,7 +178,7 @@ def _create(plan: EmbedPlan, rows: int) -> None:
 
 def _prepare_store(store: EmbeddingStore, plan: EmbedPlan, prepared: Facts) -> list[BackboneEntry]:
     """Create or complete images, groups and arrays, and clear leftovers of killed runs and damaged disks."""
-    wanted = plan.definitions()
+    wanted = plan.pipeline.definitions
     for facts in prepared:  # before anything is changed
         store.require_same(facts, wanted)
     compaction.clear_leftovers(store.path)
@@ -305,7 +297,7 @@ def complete(plan: EmbedPlan, store: EmbeddingStore, backbones: Sequence[str]) -
         entry = store.backbone(name)
         if store.truncated(finished.of([entry.slug])):
             return None
-        store.require_definitions(plan.definitions())
+        store.require_definitions(plan.pipeline.definitions)
     facts = store_facts(store)
     left_out = {name: reasons for name, reasons in facts.left_out.items() if name in names}
     return EmbedSummary(len(keys), len(keys) * len(names), shards, quarantined=facts.quarantined, left_out=left_out)
@@ -325,7 +317,7 @@ def require_embedded(plan: EmbedPlan, store: EmbeddingStore, *, quiet: bool = Fa
     if missing:
         some = f"{missing[0]}{f' and {len(missing) - 1} others' * (len(missing) > 1)}"
         raise PhotographsError(f"{store.path}: photographs are not embedded: {some}; {plan.remedies.changed}")
-    store.require_definitions(plan.definitions())
+    store.require_definitions(plan.pipeline.definitions)
 
 
 def require_same(store: EmbeddingStore, plan: EmbedPlan) -> None:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,13 +21,12 @@ from PIL import Image
 from substyle import files
 from substyle.engine.config import EmbedConfig, Settings
 from substyle.engine.devices import Precision
-from substyle.engine.embedding.blobs import RealVariants, require_shown
+from substyle.engine.embedding.blobs import RealVariants, read, require_shown
 from substyle.engine.embedding.plan import limited
 from substyle.engine.embedding.prepare import PixelPipeline
 from substyle.engine.observability import stage
 from substyle.engine.store.layout import PIXELS, SPLITS, TEST, UNLABELLED
 from substyle.engine.store.manifest import assign
-from substyle.engine.store.records import content_hash
 from substyle.errors import ConfigError
 from substyle.pipelines.image_header import CROP_PCT, Orientation
 from substyle.pipelines.sources import ImageRecord, Source, SourceConfig, describe, open_source
@@ -136,29 +135,19 @@ def batches(
     """
     settings, size = pipeline.settings, pipeline.config.images
     for start in range(0, len(records), size):
-        kept, blobs = [], []
-        for n in range(start, min(start + size, len(records))):
-            try:
-                blobs.append(records[n].read())
-                kept.append(n)
-            except OSError as error:
-                left_out(records[n].key, f"cannot be read: {error.strerror or error}")
-        decoded = pipeline.decoder(blobs)
-        for n, reason in zip(kept, decoded.reasons, strict=True):
-            if reason is not None:
-                left_out(records[n].key, reason)
-        good_B = [b for b in range(len(kept)) if decoded.reasons[b] is None]
+        blobs = [read(record) for record in records[start : start + size]]
+        decoded = pipeline.decoder([blob.data for blob in blobs])
+        reasons = [blob.reason or reason for blob, reason in zip(blobs, decoded.reasons, strict=True)]
+        for b, why in enumerate(reasons):
+            if why:
+                left_out(records[start + b].key, why)
+        good_B = [b for b, why in enumerate(reasons) if not why]
         if not good_B:
             continue
-        own, contents = [kept[b] for b in good_B], [content_hash(blobs[b]) for b in good_B]
-        splits = [SPLITS[code] for code in split_N[own]]
-        make, mine, canvas_BSSC = (
-            pipeline.maker(settings.transformations),
-            [records[n] for n in own],
-            decoded.canvas_BSSC,
-        )
-        real = RealVariants(mine, canvas_BSSC[good_B], pipeline.decoder)
-        for variant in make(canvas_BSSC[good_B], [record.key for record in mine], split_N[own] == TEST, real):
+        mine, own_N = [records[start + b] for b in good_B], split_N[start : start + size][good_B]
+        make, canvas_BSSC = pipeline.maker(settings.transformations), decoded.canvas_BSSC[good_B]
+        real = RealVariants(mine, canvas_BSSC, pipeline.decoder)
+        for variant in make(canvas_BSSC, [record.key for record in mine], own_N == TEST, real):
             pixels_BSSC, distinct_B = variant.pixels_BSSC.numpy(force=True), variant.distinct_B.numpy(force=True)
             for b, reason in real.left_out(variant.name):
                 left_out(f"{variant.name} of {mine[b].key}", reason)
@@ -166,8 +155,8 @@ def batches(
             if len(shown_B):
                 yield VariantBatch(
                     [mine[b] for b in shown_B],
-                    [contents[b] for b in shown_B],
-                    [splits[b] for b in shown_B],
+                    [blobs[good_B[b]].content for b in shown_B],
+                    [SPLITS[own_N[b]] for b in shown_B],
                     variant.name,
                     pixels_BSSC[shown_B],
                     distinct_B[shown_B],
@@ -177,16 +166,11 @@ def batches(
 def write_variants(
     images: str | Path,
     out: Path,
+    settings: Settings,
     *,
     to: str = "folder",
     image_format: str = "png",
     quality: int = 95,
-    suite: str = "substance31",
-    canvas: int = 224,
-    seed: int = 0,
-    orientation: Orientation = "ignore",
-    style_precision: Precision = "bf16",
-    crop_pct: float = CROP_PCT,
     source: SourceConfig | None = None,
     limit: int = 0,
     device: str = "auto",
@@ -200,8 +184,9 @@ def write_variants(
     with default shares of splits.
 
     Args:
-        images: as for `iter_variants`, and so are suite, settings, source, limit and device.
+        images: as for `iter_variants`, and so are source, limit and device.
         out: a new or empty folder.
+        settings: those of a store, with its transformations.
         to: ``folder`` or ``webdataset``.
         image_format: ``png``, which is exact, or ``jpeg``.
         quality: of JPEG files, 1 to 100.
@@ -212,10 +197,7 @@ def write_variants(
     Raises:
         ConfigError: an invalid argument, or the folder holds files.
     """
-    for field, given, allowed in (
-        *(("--to", to, LAYOUTS), ("--format", image_format, IMAGE_FORMATS)),
-        ("orientation", orientation, get_args(Orientation)),
-    ):
+    for field, given, allowed in (("--to", to, LAYOUTS), ("--format", image_format, IMAGE_FORMATS)):
         if given not in allowed:
             raise ConfigError(field, given, ", ".join(allowed))
     if not 1 <= quality <= 100:
@@ -227,10 +209,9 @@ def write_variants(
         raise ConfigError("--out", str(out), outside)
     opened = open_source(images, source or SourceConfig())
     print(describe(opened), file=sys.stderr)
-    records = limited(opened.records, seed, limit)
+    records = limited(opened.records, settings.seed, limit)
     if to == "folder":
         _require_names(opened, records)
-    settings = Settings(seed, canvas, names_of_suite(suite), orientation, style_precision, crop_pct)
     require_shown(opened, settings.transformations)
     pipeline = PixelPipeline(settings, EmbedConfig(device=device))
     pixels_of = {name: getattr(settings, name) for name in PIXELS}
@@ -242,7 +223,7 @@ def write_variants(
     count = 0
     total = len(records) * len(pipeline.settings.transformations)
     with stage("variants", total, "variants", quiet=quiet) as bar:
-        for batch in batches(records, _splits(opened, records, seed), pipeline, quarantined.__setitem__):
+        for batch in batches(records, _splits(opened, records, settings.seed), pipeline, quarantined.__setitem__):
             for record, content, split, pixels, distinct in zip(
                 batch.records, batch.contents, batch.splits, batch.pixels_BSSC, batch.distinct_B.tolist(), strict=True
             ):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -203,7 +203,7 @@ class Resident:
     @classmethod
     def of(cls, table: EmbeddingTable, device: torch.device) -> Resident:
         """Load a table to the device; an array on the CPU is not copied."""
-        x_TND = np.ascontiguousarray(table.x_TND if isinstance(table.x_TND, np.ndarray) else table.x_TND.whole())
+        x_TND = np.ascontiguousarray(table.in_memory().x_TND)
         return cls(table, torch.from_numpy(x_TND.reshape(-1, table.width)).to(device))
 
     def rows(self, t_B: I64, n_B: I64) -> Placed:
@@ -278,10 +278,7 @@ def hold(table: EmbeddingTable, config: ProbeConfig, device: torch.device, *, qu
         print(f"probes {table.backbone}: embeddings {room.words(how)}{source}", file=sys.stderr, flush=True)
     if how == STREAMED:
         # a copy in the memory beside a GPU is several times as fast as a disk in every pass
-        read = (
-            replace(table, x_TND=table.x_TND.whole()) if beside and not isinstance(table.x_TND, np.ndarray) else table
-        )
-        return Streamed(read, device, config.stream_buffer)
+        return Streamed(table.in_memory() if beside else table, device, config.stream_buffer)
     if how == INT8:
         return _rounded(table, device, config)
     return Resident.of(table, device) if device.type == "cpu" else _as_stored(table, device, config)
@@ -321,7 +318,7 @@ def _pieces(table: EmbeddingTable, rows: int) -> Iterator[Job[int]]:
 
     def read(t: int, first: int, out_RD: NDArray[Any]) -> tuple[int, int]:
         count = min(rows, images - first)
-        table.part(t, first, first + count, out_RD[:count])
+        table.take(t, np.arange(first, first + count), out_RD[:count])
         return count, t * images + first
 
     for t in range(variants):

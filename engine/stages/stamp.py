@@ -124,9 +124,7 @@ def embeddings_digest(
         shards: restrict the digest to these shards, since a concurrent run may finish others.
     """
     finished = store.finished().of([slug])
-    wanted = set(names)
-    used = np.array([bool(wanted & set(made)) for made in finished.made], np.bool_)
-    of_R = used[finished.made_R] if len(used) else np.zeros(0, np.bool_)
+    of_R = finished.shares(names) > 0
     if shards is not None:
         of_R &= np.isin(finished.shard_R, shards)
     shard_R, sums_R = finished.shard_R[of_R], finished.sums_R[of_R]

@@ -23,7 +23,6 @@ from substyle.engine.backbones.spec import EXECUTED
 from substyle.engine.store.files import digest, read_named, write_durably, write_once
 from substyle.engine.store.layout import (
     HEADER,
-    METADATA,
     SCHEMA,
     SKETCH,
     ArrayEntry,
@@ -366,9 +365,7 @@ def read_header(store: Path | Place, schema: int = SCHEMA) -> StoreHeader:
     path = store / HEADER
     try:
         if not path.is_file():
-            absent = _absent(store)
-            if not path.is_file():  # else it has been created since
-                raise StoreError(absent)
+            raise StoreError(f"{store}: no store found ({HEADER} is missing)")
         content = json.loads(path.read_bytes())
         if not isinstance(content, dict) or content.get("kind") != "store":
             run = isinstance(content, dict) and content.get("kind") == "results"
@@ -390,18 +387,6 @@ def read_header(store: Path | Place, schema: int = SCHEMA) -> StoreHeader:
         raise StoreError(f"{path}: damaged header: {repr(error)[:300]}; restore it from a copy of the store") from error
     except OSError as error:
         raise StoreError(f"{path}: cannot read: {error.strerror or error}") from error
-
-
-def _absent(store: Path | Place) -> str:
-    """The error message for a missing store."""
-    metadata = store / METADATA
-    if not metadata.is_file():
-        return f"{store}: no store found"
-    try:
-        older = json.loads(metadata.read_bytes())["attributes"]["substyle"]["schema"]
-    except (ValueError, KeyError, TypeError, RecursionError):
-        return f"{store}: a Zarr group, but not a substyle store ({HEADER} is missing)"
-    return f"{store}: schema {older}; this version reads {SCHEMA}: {_OLDER}"
 
 
 def _digest(content: dict[str, Any]) -> str:

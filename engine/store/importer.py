@@ -83,22 +83,12 @@ class _Given:
         digest = hashlib.sha256(json.dumps([keys, list(order)]).encode())
         for at_N in at_TN:
             digest.update(x_RD[at_N].tobytes())
-        contents, settings = _one_each(columns, "content_hash"), _settings(columns)
+        contents, settings, indistinct = _one_each(columns, "content_hash"), _settings(columns), _indistinct(columns)
         for key, text in contents.items():
             if text is not None and not re.fullmatch("[0-9a-f]{32}", text):
                 raise ConfigError(f"content_hash of {key}", text, "32 hexadecimal digits, as in variants.csv")
-        return cls(
-            keys,
-            labels,
-            splits,
-            contents,
-            _indistinct(columns),
-            settings,
-            definitions,
-            x_RD,
-            at_TN,
-            digest.hexdigest()[:16],
-        )
+        by_key = (keys, labels, splits, contents, indistinct)
+        return cls(*by_key, settings, definitions, x_RD, at_TN, digest.hexdigest()[:16])
 
     def rows(self, n_B: NDArray[np.int64]) -> dict[str, NDArray[np.float32]]:
         """Embeddings of images by transformation; NaN for images -1. Shape of each: (B, D)."""
@@ -259,35 +249,29 @@ def _require_same_images(store: EmbeddingStore, found: _Given) -> None:
     imported = all(entry.kind == "imported" for entry in manifest.sources)
     if not noted.known_N.all() and not imported:  # which ones cannot be decoded is not known yet
         raise ConfigError("--store", str(store.path), "a store whose photographs are all embedded; run substyle embed")
-    label_of = dict(zip(manifest.keys, manifest.label_N.tolist(), strict=True))
+    place, hash_N = {key: n for n, key in enumerate(manifest.keys)}, hex_of(noted.content_N2)
     readable = np.array(manifest.keys, object)[noted.ok_N | ~noted.known_N].tolist()
     moved = set(store_facts(store).moved)
-    for key, content in zip(manifest.keys, hex_of(noted.content_N2), strict=True):
-        if content and found.contents.get(key) not in (None, content):
-            allowed = f"{content}, the photograph in {store.path}; write the variants again"
-            raise ConfigError(f"content_hash of {key}", found.contents[key], allowed)
-    splits = {
-        key: {SPLITS[code], *([SPLITS[given]] if given >= 0 else ()), *(SPLITS if key in moved else ())}
-        for key, code, given in zip(manifest.keys, manifest.split_N.tolist(), manifest.given_N.tolist(), strict=True)
-    }
+    names = [] if found.indistinct is None else [definition.name for definition in found.definitions]
     for key in found.keys:
-        if key not in label_of:
+        if (n := place.get(key)) is None:
             raise ConfigError("key", key, f"a photograph of {store.path}")
-        split = found.splits[key]
-        if split is not None and split not in splits[key]:  # the motifs of overlays depend on it
-            raise ConfigError(f"split of {key}", split, f"{' or '.join(sorted(splits[key]))}, as in {store.path}")
-        given = found.labels[key]
-        label = manifest.class_names[label_of[key]] if label_of[key] >= 0 else None
-        if given is not None and given != label:
-            raise ConfigError(f"label of {key}", given, f"{label}, as in {store.path}")
-    place = {key: n for n, key in enumerate(manifest.keys)}
-    for name in [definition.name for definition in found.definitions] if found.indistinct is not None else []:
-        alike_N = noted.indistinct.get(name)
-        for key in found.keys:
-            kept = alike_N is not None and bool(alike_N[place[key]])
+        content, split, label = found.contents[key], found.splits[key], found.labels[key]
+        if content and hash_N[n] not in ("", content):
+            allowed = f"{hash_N[n]}, the photograph in {store.path}; write the variants again"
+            raise ConfigError(f"content_hash of {key}", content, allowed)
+        codes = {manifest.split_N[n], manifest.given_N[n]} - {-1}
+        splits = SPLITS if key in moved else {SPLITS[code] for code in codes}
+        if split is not None and split not in splits:  # the motifs of overlays depend on it
+            raise ConfigError(f"split of {key}", split, f"{' or '.join(sorted(splits))}, as in {store.path}")
+        known = manifest.class_names[manifest.label_N[n]] if manifest.label_N[n] >= 0 else None
+        if label not in (None, known):
+            raise ConfigError(f"label of {key}", label, f"{known}, as in {store.path}")
+        for name in names if noted.known_N[n] else ():
+            kept = name in noted.indistinct and bool(noted.indistinct[name][n])
             mine = name in (found.indistinct or {}).get(key, ())
             # an export leaves out variants of moved images that show motifs of another split
-            if noted.known_N[place[key]] and kept != mine and not (mine and key in moved):
+            if kept != mine and not (mine and key in moved):
                 raise ConfigError(f"distinct of {key}, {name}", not mine, f"{not kept}, as in {store.path}")
     there = set(found.keys)
     if missing := [key for key in readable if key not in there]:

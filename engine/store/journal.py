@@ -7,8 +7,9 @@ with the same content. The name of each file ends in a digest of its content, wh
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TypeVar
 
 import numpy as np
@@ -111,24 +112,19 @@ def read_records(store: Place) -> list[pa.Table]:
 
 def read(store: Place) -> list[Record]:
     """Read all records, sorted by (shard, backbone, identity). Raises StoreError if a file is damaged."""
-    return examine(store, _raise, lambda record: record)
+    found, problems = examine(store, lambda record: record)
+    for error in problems.values():
+        raise error
+    return found
 
 
-def examine(store: Place, damaged: Callable[[Place, StoreError], None], of: Callable[[Record], T]) -> list[T]:
+def examine(store: Place, of: Callable[[Record], T]) -> tuple[list[T], dict[Place, StoreError]]:
     """Map `of` over all readable records, sorted by (shard, backbone, identity), holding one file in memory at a time.
 
-    Args:
-        damaged: called for each file that is unreadable.
-        of: maps a record to the value to return.
+    Returns what it maps them to, and what is wrong with unreadable files.
     """
-    problems, found = _committed(store, lambda current: _examined((*current.loose, *current.tables), of))
-    for path, error in problems.items():
-        damaged(path, error)
-    return [found[key] for key in sorted(found)]
-
-
-def _raise(_: Place, error: StoreError) -> None:
-    raise error
+    found, problems = _committed(store, lambda current: _examined((*current.loose, *current.tables), of))
+    return [found[key] for key in sorted(found)], problems
 
 
 def _committed(store: Place, of: Callable[[Files], T]) -> T:
@@ -143,16 +139,15 @@ def _committed(store: Place, of: Callable[[Files], T]) -> T:
 
 def _examined(
     paths: Iterable[Place], of: Callable[[Record], T]
-) -> tuple[dict[Place, StoreError], dict[tuple[int, str, int], T]]:
-    """What is wrong with files, and values by shard, backbone and identity of a record."""
-    problems: dict[Place, StoreError] = {}
+) -> tuple[dict[tuple[int, str, int], T], dict[Place, StoreError]]:
     found: dict[tuple[int, str, int], T] = {}
+    problems: dict[Place, StoreError] = {}
     for path in paths:
         try:
             found.update({(r.shard, r.backbone, number): of(r) for number, r in read_file(path).items()})
         except StoreError as error:
             problems[path] = error
-    return problems, found
+    return found, problems
 
 
 def has_loose(store: Place) -> bool:
@@ -173,50 +168,13 @@ def write(store: Place, record: Record) -> int:
 
 
 @dataclass(frozen=True)
-class Notes:
-    """Notes on N images as columns; see `records.ImageNote`.
-
-    An image decoded in several passes is valid if it was valid in all, and has the indistinct transformations of all.
-    So are files of real transformations.
-
-    Attributes:
-        known_N: whether an image has a note.
-        ok_N: whether an image has a note and is valid; reasons: why not, by position.
-        small_NRC: thumbnails (N, 8, 9) uint8; seen_N: whether an image has one.
-        indistinct: bool (N,) for each transformation that barely changed at least one image.
-        content_N2: content hashes, as two numbers each; zeros for unreadable files.
-        mark_N: marks of the files when they were read; 0 if unknown.
-        files: files of each real transformation.
-    """
-
-    known_N: NDArray[np.bool_]
-    ok_N: NDArray[np.bool_]
-    reasons: dict[int, str]
-    small_NRC: NDArray[np.uint8]
-    seen_N: NDArray[np.bool_]
-    indistinct: dict[str, NDArray[np.bool_]]
-    content_N2: NDArray[np.uint64]
-    mark_N: NDArray[np.int64]
-    files: Mapping[str, FileNotes]
-
-    def again(self, images: slice, row_N: NDArray[np.int64]) -> list[ImageNote]:
-        """Notes on consecutive images, for a record of embeddings for which no file was read."""
-        numbers = zip(
-            range(images.start, images.stop), row_N[images].tolist(), as_hex(self.small_NRC[images]), strict=True
-        )
-        return [
-            ImageNote(row, 0, 0, self.reasons.get(n, ""), small if self.seen_N[n] else "", ())
-            for n, row, small in numbers
-        ]
-
-
-@dataclass(frozen=True)
 class FileNotes:
     """Notes on the files that show N images in a real transformation.
 
     Attributes:
         known_N: whether an image has a note; reasons: why its variant is left out, by position.
-        content_N2, mark_N: as of `Notes`.
+        content_N2: content hashes, as two numbers each; zeros for unreadable files.
+        mark_N: marks of the files when they were read; 0 if unknown.
     """
 
     known_N: NDArray[np.bool_]
@@ -231,67 +189,85 @@ class FileNotes:
         left_out_N[list(self.reasons)] = True
         return left_out_N
 
+    @cached_property
+    def ok_N(self) -> NDArray[np.bool_]:
+        """Whether an image has a note and is valid. Shape: (N,)."""
+        return self.known_N & ~self.left_out_N
+
+
+@dataclass(frozen=True)
+class Notes(FileNotes):
+    """Notes on N images as columns; see `records.ImageNote`.
+
+    An image decoded in several passes is valid if it was valid in all, and has the indistinct transformations of all.
+    So are files of real transformations.
+
+    Attributes:
+        small_NRC: thumbnails (N, 8, 9) uint8; seen_N: whether an image has one.
+        indistinct: bool (N,) for each transformation that barely changed at least one image.
+        files: files of each real transformation.
+    """
+
+    small_NRC: NDArray[np.uint8]
+    seen_N: NDArray[np.bool_]
+    indistinct: dict[str, NDArray[np.bool_]]
+    files: Mapping[str, FileNotes]
+
+    def again(self, images: slice, row_N: NDArray[np.int64]) -> list[ImageNote]:
+        """Notes on consecutive images, for a record of embeddings for which no file was read."""
+        numbers = zip(
+            range(images.start, images.stop), row_N[images].tolist(), as_hex(self.small_NRC[images]), strict=True
+        )
+        return [
+            ImageNote(row, 0, 0, self.reasons.get(n, ""), small if self.seen_N[n] else "", ())
+            for n, row, small in numbers
+        ]
+
 
 def read_notes(store: Place, row_N: NDArray[np.int64]) -> Notes:
     """Read the notes on the images in ascending rows. Raises StoreError if a file of the journal is damaged."""
-    tables = read_records(store)
-    columns = ["id", "backbone", "images"]
-    table = pa.concat_tables([each.select(columns) for each in tables])
+    table = pa.concat_tables([each.select(["id", "backbone", "images", "files"]) for each in read_records(store)])
     # sorted, so that the last record of a row does not depend on how records are stored
     table = table.sort_by([("backbone", "ascending"), ("id", "ascending")])
-    images = pc.list_flatten(table.combine_chunks()["images"]).combine_chunks()
-    inside_I = pc.is_in(images.field("row"), pa.array(row_N))
-    if not pc.all(inside_I).as_py():
-        images = images.filter(inside_I)
-    count, at_I = len(row_N), np.searchsorted(row_N, images.field("row").to_numpy(zero_copy_only=False))
+    images, files = (_of_rows(table[name], row_N) for name in ("images", "files"))
+    count, at_I = len(row_N), np.searchsorted(row_N, images["row"].to_numpy())
     last_N = np.full(count, -1)
     np.maximum.at(last_N, at_I, np.arange(len(at_I)))
-    known_N = last_N >= 0
-    bad_I = np.flatnonzero(pc.not_equal(images.field("reason"), "").to_numpy(zero_copy_only=False))
-    ok_N = known_N.copy()
-    ok_N[at_I[bad_I]] = False
-    reasons = images.field("reason").take(pa.array(bad_I)).to_pylist()
-    content_N2 = np.zeros((count, 2), np.uint64)
-    # equal in all passes that read the file
-    np.maximum.at(content_N2, at_I, _fixed(images.field("content"), CONTENT_BYTES).view(">u8"))
-    mark_N = np.zeros(count, np.int64)
-    np.maximum.at(mark_N, at_I, images.field("mark").to_numpy(zero_copy_only=False))
-    thumbnails = images.field("thumbnail").take(pa.array(last_N[known_N]))
+    noted = _file_notes(images, row_N)
+    thumbnails = images["thumbnail"].combine_chunks().take(pa.array(last_N[noted.known_N]))
     small_NX, seen_N = np.zeros((count, THUMBNAIL_BYTES), np.uint8), np.zeros(count, np.bool_)
-    small_NX[known_N] = _fixed(thumbnails, THUMBNAIL_BYTES)
-    seen_N[known_N] = _filled(thumbnails)
+    small_NX[noted.known_N] = _fixed(thumbnails, THUMBNAIL_BYTES)
+    seen_N[noted.known_N] = _filled(thumbnails)
     return Notes(
-        known_N=known_N,
-        ok_N=ok_N,
-        reasons=dict(zip(at_I[bad_I].tolist(), reasons, strict=True)),
+        **vars(noted),
         small_NRC=small_NX.reshape(-1, ROWS, COLUMNS),
         seen_N=seen_N,
-        indistinct=_indistinct(images.field("indistinct"), at_I, count),
-        content_N2=content_N2,
-        mark_N=mark_N,
-        files=_file_notes([pc.list_flatten(each["files"]) for each in tables], row_N),
+        indistinct=_indistinct(images["indistinct"].combine_chunks(), at_I, count),
+        files={
+            name: _file_notes(files.filter(pc.equal(files["transformation"], name)), row_N)
+            for name in sorted(pc.unique(files["transformation"]).to_pylist())
+        },
     )
 
 
-def _file_notes(notes: Sequence[pa.ChunkedArray], row_N: NDArray[np.int64]) -> dict[str, FileNotes]:
-    """Notes on files by transformation, of the images in ascending rows."""
-    chunks = [chunk for each in notes for chunk in each.chunks]
-    if not chunks:
-        return {}
-    table = pa.Table.from_batches(map(pa.RecordBatch.from_struct_array, chunks)).combine_chunks()
-    table = table.filter(pc.is_in(table["row"], pa.array(row_N)))
-    found = {}
-    for name in sorted(pc.unique(table["transformation"]).to_pylist()):
-        own = table.filter(pc.equal(table["transformation"], name)).sort_by("reason").combine_chunks()
-        at_I = np.searchsorted(row_N, own["row"].to_numpy())
-        known_N, content_N2 = np.zeros(len(row_N), np.bool_), np.zeros((len(row_N), 2), np.uint64)
-        mark_N = np.zeros(len(row_N), np.int64)
-        known_N[at_I] = True
-        np.maximum.at(content_N2, at_I, _fixed(own["content"].combine_chunks(), CONTENT_BYTES).view(">u8"))
-        np.maximum.at(mark_N, at_I, own["mark"].to_numpy())
-        reasons = {i: why for i, why in zip(at_I.tolist(), own["reason"].to_pylist(), strict=True) if why}
-        found[name] = FileNotes(known_N, reasons, content_N2, mark_N)
-    return found
+def _of_rows(lists: pa.ChunkedArray, row_N: NDArray[np.int64]) -> pa.Table:
+    """Notes on the images in these rows, as a table."""
+    notes = pa.Table.from_struct_array(pc.list_flatten(lists))
+    inside_I = pc.is_in(notes["row"], pa.array(row_N))
+    return notes if pc.all(inside_I).as_py() in (True, None) else notes.filter(inside_I)
+
+
+def _file_notes(notes: pa.Table, row_N: NDArray[np.int64]) -> FileNotes:
+    at_I = np.searchsorted(row_N, notes["row"].to_numpy())
+    known_N, content_N2 = np.zeros(len(row_N), np.bool_), np.zeros((len(row_N), 2), np.uint64)
+    mark_N = np.zeros(len(row_N), np.int64)
+    known_N[at_I] = True
+    # equal in all passes that read the file
+    np.maximum.at(content_N2, at_I, _fixed(notes["content"].combine_chunks(), CONTENT_BYTES).view(">u8"))
+    np.maximum.at(mark_N, at_I, notes["mark"].to_numpy())
+    bad_I = np.flatnonzero(pc.not_equal(notes["reason"], "").to_numpy())
+    reasons = dict(zip(at_I[bad_I].tolist(), notes["reason"].take(pa.array(bad_I)).to_pylist(), strict=True))
+    return FileNotes(known_N, reasons, content_N2, mark_N)
 
 
 def _filled(values: pa.LargeBinaryArray) -> NDArray[np.bool_]:

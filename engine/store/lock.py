@@ -62,11 +62,6 @@ class Part:
         return range(self.index - 1, count, self.count)
 
     @property
-    def numbers(self) -> tuple[int, int]:
-        """(index, count)."""
-        return self.index, self.count
-
-    @property
     def lock_name(self) -> str:
         """Name of the part's lock file."""
         return NAME if self.count == 1 else f"lock-{self.index}-of-{self.count}.json"
@@ -96,10 +91,10 @@ class Holder:
     beat: int = 0
 
     @staticmethod
-    def here(run: str, part: tuple[int, int] = (1, 1), system: str | None = None) -> Holder:
+    def here(run: str, part: Part = WHOLE, system: str | None = None) -> Holder:
         """Describe this process."""
-        me = os.getpid()
-        return Holder(run, socket.gethostname(), me, datetime.now(UTC).isoformat(), started(me), part, system)
+        me, since, numbers = os.getpid(), datetime.now(UTC).isoformat(), (part.index, part.count)
+        return Holder(run, socket.gethostname(), me, since, started(me), numbers, system)
 
     @staticmethod
     def read(text: bytes) -> Holder:
@@ -126,9 +121,9 @@ class Holder:
         """Return whether the holder may be running. Processes on other hosts count as running."""
         return not self.is_here or is_running(self.pid, self.start)
 
-    def has_other_part(self, part: tuple[int, int]) -> bool:
+    def has_other_part(self, part: Part) -> bool:
         """Return whether the holder has a different part with the same count."""
-        return self.part[1] == part[1] > 1 and self.part[0] != part[0]
+        return self.part[1] == part.count > 1 and self.part[0] != part.index
 
 
 _HOLDER = TypeAdapter(Holder)
@@ -313,7 +308,7 @@ def hold(store: Path | Place, run: str, part: Part = WHOLE, *, take_over: bool =
             yield
         return
     path, lock = store / part.lock_name, _file_lock(store / part.lock_name)
-    content = Holder.here(run, part.numbers).to_json()
+    content = Holder.here(run, part).to_json()
     try:  # starts before the lock is acquired, because an interrupt may come at any step
         with mutex(store), writing(path):
             for other in sorted(store.glob(LOCKS)):
@@ -408,19 +403,18 @@ def _clear_or_refuse(path: Place, part: Part, take_over: bool, now: datetime | N
     if gone:
         print(f"taking over the lock of {holder}", file=sys.stderr)
         path.remove()
-    elif not holder.has_other_part(part.numbers):
+    elif not holder.has_other_part(part):
         raise LockedError(f"{path.parent}: locked by {holder}{advice}")
 
 
 @contextmanager
 def _hold_object(store: ObjectPlace, run: str, part: Part, take_over: bool) -> Iterator[None]:
-    holder = Holder.here(run, part.numbers, system())
     with mutex(store):
         now = (store / MUTEX).head().changed  # just written, so this is the server's time, as are all times of objects
         for other in sorted(store.glob(LOCKS)):
             _clear_or_refuse(other, part, take_over, now)
         with writing(store):
-            held = Lease.create(store / part.lock_name, holder)
+            held = Lease.create(store / part.lock_name, Holder.here(run, part, system()))
     _leases[held.place] = held
     try:
         yield

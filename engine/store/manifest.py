@@ -304,20 +304,19 @@ def _drawn(
     if not any(group is not None for group in groups):
         return _by_hash(keys, labels, seed, fractions)
     names = [f"key:{key}" if group is None else f"group:{group}" for key, group in zip(keys, groups, strict=True)]
-    place_N = image_keys(seed, names).astype(np.float64) / 2.0**64
+    return _at(image_keys(seed, names).astype(np.float64) / 2.0**64, fractions)
+
+
+def _at(place_N: NDArray[np.float64], fractions: Fractions) -> NDArray[np.int8]:
     edges = np.cumsum(fractions)[:2] / max(sum(fractions), 1e-9)
     return np.searchsorted(edges, place_N, side="right").astype(np.int8)
 
 
 def _by_hash(keys: Sequence[str], labels: Sequence[int], seed: int, fractions: Fractions) -> NDArray[np.int8]:
-    codes = np.zeros(len(keys), dtype=np.int8)
-    order = image_keys(seed, [f"split:{key}" for key in keys])
-    label_N = np.asarray(labels, dtype=np.int64)
-    edges = np.cumsum(fractions)[:2] / max(sum(fractions), 1e-9)
-    rows = np.lexsort((order, label_N))
+    codes, label_N = np.zeros(len(keys), dtype=np.int8), np.asarray(labels, dtype=np.int64)
+    rows = np.lexsort((image_keys(seed, [f"split:{key}" for key in keys]), label_N))
     _, first, inverse, count = np.unique(label_N[rows], return_index=True, return_inverse=True, return_counts=True)
-    place = (np.arange(len(rows)) - first[inverse] + 0.5) / count[inverse]
-    codes[rows] = np.searchsorted(edges, place, side="right")
+    codes[rows] = _at((np.arange(len(rows)) - first[inverse] + 0.5) / count[inverse], fractions)
     return codes
 
 

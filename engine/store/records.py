@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from functools import cached_property
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
 from typing import Annotated, Any
 
 import numpy as np
@@ -184,6 +184,7 @@ INDEX_SCHEMA = pa.schema(
         ("sums", pa.uint64()),
     ]
 )
+_INDEXED = ("shard", "backbone", "transformations", "sums", "seconds")  # columns of an `Index`
 
 
 def as_table(records: Iterable[tuple[int, Record]], schema: pa.Schema = SCHEMA) -> pa.Table:
@@ -274,6 +275,7 @@ def _texts(row: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in texts.items() if name != "indistinct"}
 
 
+@lru_cache(maxsize=1024)
 def _names(text: str) -> tuple[str, ...]:
     names = json.loads(text)
     if not isinstance(names, list) or not names or not all(map(is_array_name, names)):
@@ -283,39 +285,32 @@ def _names(text: str) -> tuple[str, ...]:
 
 @dataclass(frozen=True)
 class Index:
-    """Index of the R distinct records of a journal, sorted by (shard, backbone, identity).
+    """Index of the R distinct records of a journal.
 
     Attributes:
         shard_R: shards.
-        backbone_R: positions in ``backbones``, slugs of backbones.
-        made_R: positions in ``made``, the transformations of a record.
+        slug_R: slugs of backbones.
+        made_R: the transformations of a record, as a JSON list.
         sums_R: hash of the names and checksums of a record's chunks.
         seconds_R: wall times of the shards.
     """
 
     shard_R: NDArray[np.int64]
-    backbone_R: NDArray[np.int32]
-    made_R: NDArray[np.int32]
+    slug_R: NDArray[np.object_]
+    made_R: NDArray[np.object_]
     sums_R: NDArray[np.uint64]
     seconds_R: NDArray[np.float64]
-    backbones: tuple[str, ...]
-    made: tuple[tuple[str, ...], ...]
 
     @classmethod
     def of_tables(cls, tables: Sequence[pa.Table]) -> Index:
         """Build an index from tables of rows, dropping duplicates."""
-        table = pa.concat_tables([INDEX_SCHEMA.empty_table(), *tables]).combine_chunks()
-        backbone_R, backbones = _coded(table["backbone"])
-        made_R, made = _coded(table["transformations"])
-        number_R, shard_R, sums_R, seconds_R = (table[name].to_numpy() for name in ("id", "shard", "sums", "seconds"))
-        found = cls(shard_R, backbone_R, made_R, sums_R, seconds_R, backbones, tuple(map(_names, made)))
-        order_R = np.lexsort((number_R, backbone_R, shard_R))
-        keys_3R = np.stack([shard_R, backbone_R, number_R.view(np.int64)])[:, order_R]
-        return found._rows(order_R[np.append(True, np.diff(keys_3R).any(axis=0))[: len(order_R)]])
+        table = pa.concat_tables([INDEX_SCHEMA.empty_table(), *tables])
+        first_R = np.unique(table["id"].to_numpy(), return_index=True)[1]
+        return cls(*(table[name].to_numpy()[first_R] for name in _INDEXED))
 
-    def _rows(self, chosen_R: NDArray[Any]) -> Index:
-        columns = ("shard_R", "backbone_R", "made_R", "sums_R", "seconds_R")
-        return replace(self, **{name: getattr(self, name)[chosen_R] for name in columns})
+    def select(self, chosen_R: NDArray[Any]) -> Index:
+        """Select records."""
+        return Index(*(column_R[chosen_R] for column_R in vars(self).values()))
 
     def __len__(self) -> int:
         return len(self.shard_R)
@@ -323,34 +318,22 @@ class Index:
     def of(self, slugs: Iterable[str]) -> Index:
         """Select the records of some backbones."""
         wanted = set(slugs)
-        return self._rows(np.isin(self.backbone_R, [i for i, slug in enumerate(self.backbones) if slug in wanted]))
+        return self.select(np.array([slug in wanted for slug in self.slug_R], np.bool_))
 
     def finished(self, slug: str, names: Sequence[str], shards: int) -> NDArray[np.bool_]:
         """Return which transformations of a backbone are finished in each shard. Shape: (shards, T) for T names."""
         done_ST = np.zeros((shards, len(names)), np.bool_)
-        if slug not in self.backbones:
-            return done_ST
-        mine_R = (self.backbone_R == self.backbones.index(slug)) & (self.shard_R < shards)
-        for number, made in self._sets:
+        mine_R = (self.slug_R == slug) & (self.shard_R < shards)
+        for text in set(self.made_R[mine_R]):
+            made = _names(text)
             columns_K = [t for t, name in enumerate(names) if name in made]
-            shard_K = self.shard_R[mine_R & (self.made_R == number)]
-            done_ST[shard_K[:, None], columns_K] = True
+            done_ST[self.shard_R[mine_R & (self.made_R == text)][:, None], columns_K] = True
         return done_ST
 
-    @cached_property
-    def _sets(self) -> list[tuple[int, frozenset[str]]]:
-        return [(number, frozenset(self.made[number])) for number in np.unique(self.made_R).tolist()]
+    def shares(self, names: Collection[str]) -> NDArray[np.float64]:
+        """Return the share of these transformations among those of each record. Shape: (R,)."""
+        return np.array([len({*names} & {*_names(text)}) / len(_names(text)) for text in self.made_R], np.float64)
 
     def records(self) -> Iterator[tuple[int, str, tuple[str, ...]]]:
         """Iterate over the records as (shard, slug of the backbone, transformations)."""
-        for shard, backbone, made in zip(
-            *(x.tolist() for x in (self.shard_R, self.backbone_R, self.made_R)), strict=True
-        ):
-            yield shard, self.backbones[backbone], self.made[made]
-
-
-def _coded(column: pa.ChunkedArray) -> tuple[NDArray[np.int32], tuple[str, ...]]:
-    """Encode a column of strings as positions in its sorted distinct values."""
-    coded = column.combine_chunks()
-    texts, place = np.unique(np.array(coded.dictionary.to_pylist(), object), return_inverse=True)
-    return place.astype(np.int32)[coded.indices.to_numpy()], tuple(texts.tolist())
+        return zip(self.shard_R.tolist(), self.slug_R, map(_names, self.made_R), strict=True)

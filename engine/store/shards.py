@@ -170,11 +170,6 @@ class OpenShard:
                 self._decoded = {t: self.chunk(t).data.cast("B")}
             out[:] = self._decoded[t][offset : offset + len(out)]
 
-    def require(self, t_M: NDArray[np.int64] | Sequence[int]) -> None:
-        """Raise StoreError if a transformation has no embeddings."""
-        if (self.place_T2[t_M, 0] < 0).any():
-            raise StoreError(f"{self.path}: a finished transformation is missing; run substyle verify")
-
     def encoded(self, t: int) -> bytes:
         """Read an encoded chunk. Raises ValueError if there is none, or its checksum is another, OSError."""
         start, size = self.place_T2[t].tolist()
@@ -229,27 +224,32 @@ def gather(
     Args:
         t_M, row_M: transformations and rows within the shard, ordered by both, possibly repeated.
         out_RD: contiguous, in the store's dtype.
-        finished: raise StoreError for a transformation without embeddings, whose rows are NaN otherwise.
+        finished: raise StoreError for a missing file or transformation, whose rows are NaN otherwise.
 
-    Raises FileNotFoundError, or StoreError: see `opening`.
+    Raises StoreError: see `opening`.
     """
     near = 1 + path.near // shape.row_bytes if shape.codec == "none" else shape.rows  # others are decoded whole
     next_to_M = (np.diff(row_M) == 1) & (np.diff(to_M) == 1)
     apart_M = (np.diff(t_M) != 0) | (np.diff(row_M) > near)
     ends = np.flatnonzero(np.append(apart_M, True)) + 1
-    with opening(path, shape) as shard:
+    try:
+        with opening(path, shape) as shard:
+            if finished and (shard.place_T2[t_M, 0] < 0).any():
+                raise StoreError(f"{path}: a finished transformation is missing; run substyle verify")
+            start = 0
+            for end in ends.tolist() if len(row_M) else ():
+                t, first, last = int(t_M[start]), int(row_M[start]), int(row_M[end - 1])
+                if next_to_M[start : end - 1].all():  # without a copy
+                    shard.fill(t, first, out_RD[to_M[start] : to_M[start] + end - start])
+                else:
+                    near_RD = np.empty((last - first + 1, shape.width), shape.dtype)
+                    shard.fill(t, first, near_RD)
+                    out_RD[to_M[start:end]] = near_RD[row_M[start:end] - first]
+                start = end
+    except FileNotFoundError as error:
         if finished:
-            shard.require(t_M)
-        start = 0
-        for end in ends.tolist() if len(row_M) else ():
-            t, first, last = int(t_M[start]), int(row_M[start]), int(row_M[end - 1])
-            if next_to_M[start : end - 1].all():  # without a copy
-                shard.fill(t, first, out_RD[to_M[start] : to_M[start] + end - start])
-            else:
-                near_RD = np.empty((last - first + 1, shape.width), shape.dtype)
-                shard.fill(t, first, near_RD)
-                out_RD[to_M[start:end]] = near_RD[row_M[start:end] - first]
-            start = end
+            raise StoreError(f"{path}: missing; run substyle verify") from error
+        out_RD[to_M] = np.nan
 
 
 def check(path: Place, shape: Shape, names: Sequence[str], checksums: Mapping[str, str]) -> tuple[int, str]:

@@ -333,11 +333,6 @@ class EmbeddingStore:
         """Return the sorted names of a backbone's transformations."""
         return sorted(self.catalog.transformations.get(entry.slug, {}))
 
-    def transformations(self, entry: BackboneEntry) -> list[dict[str, Any]]:
-        """Return the definitions of a backbone's transformations, identity first, then by name."""
-        definitions = [made.definition for made in self.catalog.transformations.get(entry.slug, {}).values()]
-        return sorted(definitions, key=lambda d: (d["name"] != "identity", d["name"]))
-
     def repair(self) -> bool:
         """Repair the damage found by `verify`. The caller owns the store and holds its mutex.
 
@@ -350,19 +345,15 @@ class EmbeddingStore:
         compaction.repair(self.path, found)
         self._read.clear()
         self._laid_out.clear()
+        nodes = {METADATA: arrays.group(root_attributes(self.settings)), f"{ARRAYS}/{METADATA}": arrays.group({})}
         for entry in self.backbones():
-            folder = self.path / ARRAYS / entry.slug
-            if f"{ARRAYS}/{entry.slug}/{METADATA}" in found.metadata:
-                arrays.write(folder, arrays.group({"substyle": entry.facts}))
+            nodes[f"{ARRAYS}/{entry.slug}/{METADATA}"] = arrays.group({"substyle": entry.facts})
             made = self.catalog.transformations[entry.slug]
             for array in self.catalog.arrays[entry.slug]:
-                if f"{ARRAYS}/{entry.slug}/{array.name}/{METADATA}" in found.metadata:
-                    definitions = [made[name] for name in array.transformations]
-                    arrays.write(folder / array.name, self._array_metadata(array, definitions))
-        root = {METADATA: root_attributes(self.settings), f"{ARRAYS}/{METADATA}": {}}
-        for name, attributes in root.items():
-            if name in found.metadata:
-                arrays.write((self.path / name).parent, arrays.group(attributes))
+                definitions = [made[name] for name in array.transformations]
+                nodes[f"{ARRAYS}/{entry.slug}/{array.name}/{METADATA}"] = self._array_metadata(array, definitions)
+        for name in nodes.keys() & set(found.metadata):
+            arrays.write((self.path / name).parent, nodes[name])
         compaction.clear_damage(self.path)
         return True
 
@@ -507,42 +498,28 @@ class EmbeddingStore:
         start: int = 0,
         stop: int | None = None,
         *,
-        out_RD: NDArray[Any] | None = None,
         finished: bool = False,
     ) -> NDArray[Any]:
         """Read rows [start, stop) of a transformation. Shape: (rows, D); NaN without a valid embedding.
 
         Args:
-            out_RD: output buffer, contiguous, in the store's dtype; allocated if None.
             finished: raise StoreError if the file of a shard or its embeddings are missing.
 
         Raises:
             StoreError: the array is damaged or shorter than ``stop``.
         """
-        array = self.catalog.array(entry.slug, transformation)
-        rows, per_shard = self.rows_of(array, stop or 0), self.settings.shard_rows
-        first, last, _ = slice(start, stop).indices(rows)
-        if out_RD is None:
-            out_RD = np.empty((max(last - first, 0), entry.dim), self.settings.dtype)
-        t, shape = array.transformations.index(transformation), self.shape(array)
+        array, shard_rows = self.catalog.array(entry.slug, transformation), self.settings.shard_rows
+        row_N = np.arange(self.rows_of(array, stop or 0))[start:stop]
+        x_ND = np.empty((len(row_N), entry.dim), self.settings.dtype)
+        t_N = np.full(len(row_N), array.transformations.index(transformation))
 
-        def one(shard: int) -> None:
-            offset = shard * per_shard
-            begin, end = max(first, offset), min(last, offset + per_shard)
-            path, part_RD = array.shard(self.path, shard), out_RD[begin - first : end - first]
-            try:
-                with shards.opening(path, shape) as found:
-                    if finished:
-                        found.require([t])
-                    found.fill(t, begin - offset, part_RD)
-            except FileNotFoundError as error:
-                if finished:
-                    raise StoreError(f"{path}: missing; run substyle verify") from error
-                part_RD[...] = np.nan
+        def one(own: NDArray[np.int64]) -> None:
+            path = array.shard(self.path, int(row_N[own[0]] // shard_rows))
+            shards.gather(path, self.shape(array), t_N[own], row_N[own] % shard_rows, x_ND, own, finished=finished)
 
-        if last > first:
-            each(one, range(first // per_shard, -(-last // per_shard)), self.path.requests)
-        return out_RD
+        of_shards = np.split(np.arange(len(row_N)), np.flatnonzero(np.diff(row_N // shard_rows)) + 1)
+        each(one, of_shards if len(row_N) else (), self.path.requests)
+        return x_ND
 
     def rows_of(self, array: ArrayEntry, least: int = 0) -> int:
         """Return the rows of an array. Raises StoreError if its layout is invalid, or it has fewer than ``least``."""

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
-from itertools import pairwise
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -32,6 +31,7 @@ if TYPE_CHECKING:
 
 
 I64 = NDArray[np.int64]
+_BLOCK = 1 << 12  # images that are read into memory at once
 
 
 class LazyArray(Protocol):
@@ -45,14 +45,10 @@ class LazyArray(Protocol):
     def dtype(self) -> np.dtype[Any]:
         """float16 or float32."""
 
-    def take(self, t_B: int | I64, n_B: I64, out_BD: NDArray[Any] | None = None) -> NDArray[Any]:
-        """Return rows of images n in transformations t, in ``out_BD`` if given. Shapes: (B,) or scalar, (B,)."""
-
-    def part(self, t: int, first: int, last: int, out_BD: NDArray[Any]) -> None:
-        """Read images [first, last) of one transformation into ``out_BD``."""
-
-    def whole(self) -> NDArray[Any]:
-        """Read all embeddings into memory. Shape: (T, N, D)."""
+    def take(
+        self, t_B: int | I64, n_B: I64, out_RD: NDArray[Any] | None = None, to_B: I64 | None = None
+    ) -> NDArray[Any]:
+        """Return rows of images n in transformations t; in rows ``to_B`` of an array, or its first, if given."""
 
 
 @dataclass(frozen=True)
@@ -126,6 +122,18 @@ class EmbeddingTable:
         out_BD[...] = rows_BD
         return out_BD
 
+    def in_memory(self) -> EmbeddingTable:
+        """Return the table with all embeddings in memory, as an array of T × N × D × 2 bytes (float16)."""
+        if isinstance(self.x_TND, np.ndarray):
+            return self
+        variants, images, width = self.x_TND.shape
+        x_TND = dispatch.empty((variants, images, width), getattr(torch, str(self.x_TND.dtype)), dispatch.CPU).numpy()
+        for start in range(0, images, _BLOCK):
+            some = np.arange(start, min(start + _BLOCK, images))
+            t_B, n_B = np.repeat(np.arange(variants), len(some)), np.tile(some, variants)
+            self.x_TND.take(t_B, n_B, x_TND.reshape(-1, width), t_B * images + n_B)
+        return replace(self, x_TND=x_TND)
+
     def take_finite(self, t_B: int | NDArray[np.int64], n_B: NDArray[np.int64]) -> NDArray[np.float32]:
         """`take` as float32. Raises SubstyleError if a number is not finite."""
         rows_BD: NDArray[np.float32] = self.take(t_B, n_B).astype(np.float32)
@@ -136,13 +144,6 @@ class EmbeddingTable:
     def not_finite(self) -> SubstyleError:
         """Create the error for embeddings that are not finite."""
         return SubstyleError(f"embeddings of {self.backbone} contain NaN or infinite values")
-
-    def part(self, t: int, first: int, last: int, out_BD: NDArray[Any]) -> None:
-        """Copy images [first, last) of one transformation into ``out_BD``."""
-        if isinstance(self.x_TND, np.ndarray):
-            out_BD[...] = self.x_TND[t, first:last]
-        else:
-            self.x_TND.part(t, first, last, out_BD)
 
     def rows(self, split: int) -> NDArray[np.int64]:
         """Return the ascending indices of a split's images."""
@@ -191,7 +192,7 @@ class EmbeddingTable:
 
     def _with_nan(self) -> NDArray[np.floating]:
         """All embeddings, NaN where a real variant is absent. Shape: (T, N, D)."""
-        x_TND = self.x_TND if isinstance(self.x_TND, np.ndarray) else self.x_TND.whole()
+        x_TND = np.asarray(self.in_memory().x_TND)
         if self.absent_TN is None or not self.absent_TN.any():
             return x_TND
         return np.where(self.absent_TN[:, :, None], x_TND.dtype.type(np.nan), x_TND)
@@ -240,8 +241,7 @@ class EmbeddingTable:
         return len(np.unique(self.label_N[self.label_N >= 0])) >= 2
 
 
-_READERS = 2  # shards read at once: one is copied while the next is read from disk
-_TAKERS = 4  # shards of which rows are read at once
+_READERS = min(4, os.cpu_count() or 1)  # shards of which rows are read at once
 
 
 class StoredRows:
@@ -270,82 +270,42 @@ class StoredRows:
         self.shape, self.dtype = (len(self.names), len(row_N), entry.dim), np.dtype(store.settings.dtype)
         own = [store.catalog.array(entry.slug, name) for name in self.names]
         self._arrays = list(dict.fromkeys(own))
+        self._shards, self._widest = store.shards(), max(len(array.transformations) for array in own)
+        self._shard_N, self._row_N = np.divmod(row_N, store.settings.shard_rows)
         for array in self._arrays:
             store.rows_of(array, int(row_N.max(initial=-1)) + 1)
         self._array_T = np.array([self._arrays.index(array) for array in own])
         self._own_T = np.array([a.transformations.index(name) for a, name in zip(own, self.names, strict=True)])
 
-    def take(self, t_B: int | I64, n_B: I64, out_BD: NDArray[Any] | None = None) -> NDArray[Any]:
+    def take(
+        self, t_B: int | I64, n_B: I64, out_RD: NDArray[Any] | None = None, to_B: I64 | None = None
+    ) -> NDArray[Any]:
         """Read rows of images n in transformations t, in file order.
 
         Raises:
             StoreError: a shard is missing, truncated or cannot be read, or another store has taken this one's place.
         """
-        out = np.empty((len(n_B), self.entry.dim), self.dtype) if out_BD is None else out_BD
+        out = np.empty((len(n_B), self.entry.dim), self.dtype) if out_RD is None else out_RD
+        rows_B = np.arange(len(n_B)) if to_B is None else to_B
         t_B = np.broadcast_to(t_B, n_B.shape)
         if self.absent_TN is not None:
             t_B = np.where(self.absent_TN[t_B, n_B], self.names.index("identity"), t_B)
-        shard_B, row_B = np.divmod(self.row_N[n_B], self.store.settings.shard_rows)
+        shard_B, row_B = self._shard_N[n_B], self._row_N[n_B]
         array_B, own_B = self._array_T[t_B], self._own_T[t_B]
-        order = np.lexsort((row_B, own_B, shard_B, array_B))
-        changes = (np.diff(array_B[order]) != 0) | (np.diff(shard_B[order]) != 0)
-        files = [own for own in np.split(order, np.flatnonzero(changes) + 1) if len(own)]
+        file_B = array_B * self._shards + shard_B
+        # one key, because rows that are in order are sorted in one pass
+        order = np.argsort((file_B * self._widest + own_B) * self.store.settings.shard_rows + row_B, kind="stable")
 
         def one(own: I64) -> None:
-            self._gather(int(array_B[own[0]]), int(shard_B[own[0]]), own_B[own], row_B[own], out, own)
+            array = self._arrays[array_B[own[0]]]
+            path = array.shard(self.store.path, int(shard_B[own[0]]))
+            to_M = rows_B[own]
+            shards.gather(path, self.store.shape(array), own_B[own], row_B[own], out, to_M, finished=True)
 
-        with ThreadPoolExecutor(max(self.store.path.requests, _TAKERS)) as readers:
-            list(readers.map(one, files))
+        files = np.split(order, np.flatnonzero(np.diff(file_B[order])) + 1)
+        each(one, files if len(order) else (), max(self.store.path.requests, _READERS))
         self.store.require_same_store()
         return out
-
-    def part(self, t: int, first: int, last: int, out_BD: NDArray[Any]) -> None:
-        """Read images [first, last) of one transformation into ``out_BD``."""
-        each(lambda own: self._fill([t], own, first, out_BD[None]), self._shards(first, last), self.store.path.requests)
-        if self.absent_TN is not None and (absent_B := self.absent_TN[t, first:last]).any():
-            out_BD[absent_B] = self.take(self.names.index("identity"), first + np.flatnonzero(absent_B))
-        self.store.require_same_store()
-
-    def whole(self) -> NDArray[Any]:
-        """Read all rows into memory. Shape: (T, N, D)."""
-        x_TND = dispatch.empty(self.shape, getattr(torch, str(self.dtype)), torch.device("cpu")).numpy()
-        every = range(len(self.names))
-        threads = max(self.store.path.requests, _READERS)
-        each(lambda own: self._fill(every, own, 0, x_TND), self._shards(0, len(self.row_N)), threads)
-        if self.absent_TN is not None:
-            t_A, n_A = np.nonzero(self.absent_TN)
-            x_TND[t_A, n_A] = x_TND[self.names.index("identity"), n_A]
-        self.store.require_same_store()
-        return x_TND
-
-    def _shards(self, first: int, last: int) -> list[range]:
-        """Images [first, last) by shard."""
-        shard_B = self.row_N[first:last] // self.store.settings.shard_rows
-        ends = [0, *(np.flatnonzero(np.diff(shard_B)) + 1).tolist(), last - first]
-        return [range(first + a, first + b) for a, b in pairwise(ends) if b > a]
-
-    def _fill(self, t_K: Sequence[int], images: range, first: int, out_KND: NDArray[Any]) -> None:
-        """Read images of one shard in some transformations; ``out_KND`` begins with image ``first``."""
-        shard, row = np.divmod(self.row_N[images.start : images.stop], self.store.settings.shard_rows)
-        t_T = np.asarray(t_K)
-        to_B = np.arange(images.start - first, images.stop - first)
-        for array in np.unique(self._array_T[t_T]).tolist():
-            k_K = np.flatnonzero(self._array_T[t_T] == array)
-            k_K = k_K[np.argsort(self._own_T[t_T[k_K]])]
-            own_M = np.repeat(self._own_T[t_T[k_K]], len(row))
-            to_M = (k_K[:, None] * out_KND.shape[1] + to_B).ravel()
-            flat_RD = out_KND.view()
-            flat_RD.shape = (-1, out_KND.shape[2])  # raises an error rather than copy
-            self._gather(array, int(shard[0]), own_M, np.tile(row, len(k_K)), flat_RD, to_M)
-
-    def _gather(self, array: int, shard: int, own_M: I64, row_M: I64, out_RD: NDArray[Any], to_M: I64) -> None:
-        """Read rows of one shard. Raises StoreError if they are missing or damaged."""
-        entry, store = self._arrays[array], self.store
-        path = entry.shard(store.path, shard)
-        try:
-            shards.gather(path, store.shape(entry), own_M, row_M, out_RD, to_M, finished=True)
-        except FileNotFoundError as error:
-            raise StoreError(f"{path}: missing; run substyle verify") from error
 
 
 @dataclass(frozen=True)
@@ -375,7 +335,7 @@ class StoreFacts:
 
 def definitions(store: EmbeddingStore, entry: BackboneEntry) -> list[dict[str, object]]:
     """Return the definitions of a backbone's transformations, in the order of a suite with all of them or by name."""
-    by_name = {str(d["name"]): d for d in store.transformations(entry)}
+    by_name = {name: made.definition for name, made in store.catalog.transformations.get(entry.slug, {}).items()}
     for names in suites().values():
         if set(by_name) <= set(names):
             return [by_name[name] for name in names if name in by_name]
@@ -384,9 +344,8 @@ def definitions(store: EmbeddingStore, entry: BackboneEntry) -> list[dict[str, o
 
 
 def load_table(store: EmbeddingStore, backbone: str, transformations: Sequence[str] = ()) -> EmbeddingTable:
-    """`open_table` with all embeddings in memory, as an array of T × N × D × 2 bytes (float16)."""
-    table = open_table(store, backbone, transformations)
-    return table if isinstance(table.x_TND, np.ndarray) else replace(table, x_TND=table.x_TND.whole())
+    """`open_table` with all embeddings in memory."""
+    return open_table(store, backbone, transformations).in_memory()
 
 
 def open_table(store: EmbeddingStore, backbone: str, transformations: Sequence[str] = ()) -> EmbeddingTable:
@@ -413,7 +372,9 @@ def open_tables(
     entries = [store.backbone(name) for name in backbones]
     for entry in entries:
         compaction.require_none(store.path, entry.slug)
-    by_name, finished = _snapshot(store, entries)
+    # before the catalog, which names transformations before they are finished
+    finished = store.finished().of([entry.slug for entry in entries])
+    by_name = [{str(d["name"]): d for d in definitions(store, entry)} for entry in entries]
     common = [name for name in next(iter(by_name), {}) if all(name in own for own in by_name)]
     names = tuple(transformations or common)
     for entry, own in zip(entries, by_name, strict=True):
@@ -471,21 +432,6 @@ def _absent_and_distinct(
         if name in noted.indistinct:
             distinct_TN[t] = ~noted.indistinct[name][index_N]
     return absent_TN if absent_TN.any() else None, distinct_TN & ~absent_TN
-
-
-def _snapshot(
-    store: EmbeddingStore, entries: Sequence[BackboneEntry]
-) -> tuple[list[dict[str, dict[str, object]]], Index]:
-    """Definitions of backbones by name, and the finished index, consistent while a run adds to both.
-
-    A store that is empty when its catalog is read, and finished when its journal is, would give an empty table.
-    """
-    while True:
-        chosen = [{str(d["name"]): d for d in definitions(store, entry)} for entry in entries]
-        finished = store.finished().of([entry.slug for entry in entries])
-        # transformations are added, never removed
-        if all(len(those) == len(store.transformation_names(e)) for those, e in zip(chosen, entries, strict=True)):
-            return chosen, finished
 
 
 def require_shards(store: EmbeddingStore, finished: Index, names: Sequence[str]) -> None:

@@ -166,7 +166,7 @@ class _Check:
         remedy = "restore it from a copy of the store, or embed into a new store; only the manifest names the rows"
         try:
             if not self.store.has_manifest():
-                if journal.examine(self.store.path, lambda path, error: None, lambda record: record.shard):
+                if journal.examine(self.store.path, lambda record: record.shard)[0]:
                     raise StoreError("missing, but the journal records finished shards")
                 return None
             images = self.store.manifest()
@@ -208,11 +208,10 @@ class _Check:
         return rows
 
     def _journal(self) -> list[_Said]:
-        def damaged(path: Place, error: StoreError) -> None:
+        records, problems = journal.examine(self.store.path, _Said.of)
+        for path, error in problems.items():
             name = _inside(self.store.path, path)
             self.verdict.add("journal", name, str(error), "run embed to compute its shards again")
-
-        records = journal.examine(self.store.path, damaged, _Said.of)
         self.verdict.records = len(records)
         return records
 

@@ -10,8 +10,6 @@ from datetime import UTC, datetime
 from pathlib import Path, PurePath
 from typing import Any
 
-import numpy as np
-
 from substyle import __version__
 from substyle.engine.backbones.presets import stated
 from substyle.engine.cache import versions
@@ -189,9 +187,7 @@ def _backbone(entry: BackboneEntry) -> dict[str, Any]:
 def _seconds(store: EmbeddingStore, entry: BackboneEntry, names: Sequence[str]) -> float:
     """Wall time of a backbone's finished shards, prorated to the given transformations."""
     finished = store.finished().of([entry.slug])
-    wanted = set(names)
-    share = np.array([len(wanted & set(made)) / max(len(made), 1) for made in finished.made], np.float64)
-    return float((finished.seconds_R * share[finished.made_R]).sum()) if len(share) else 0.0
+    return float((finished.seconds_R * finished.shares(names)).sum())
 
 
 def _chance(table: EmbeddingTable) -> dict[str, float]:

@@ -21,6 +21,7 @@ from tests.engine.report.real import real_results
 from tests.security.conftest import Outside
 
 from substyle import files
+from substyle.engine.config import Settings
 from substyle.engine.embedding.variants import write_variants
 from substyle.engine.report.figures import draw_plots
 from substyle.engine.report.page import plots_of, read_gallery, write_page, write_tables
@@ -55,12 +56,12 @@ def parquet(path: Path, keys: list[str]) -> Path:
 @pytest.mark.parametrize("key", [key for key in AWAY if key])
 def test_a_key_does_not_leave_the_folder_of_variants(tmp_path: Path, outside: Outside, key: str) -> None:
     source = parquet(tmp_path / "x.parquet", ["good", key.format(outside=outside.path)])
-    options: dict[str, Any] = {"suite": "identity", "canvas": 64, "quiet": True}
-    options["source"] = SourceConfig(path_column="id")
+    options: dict[str, Any] = {"source": SourceConfig(path_column="id"), "quiet": True}
+    settings = Settings(0, 64, ("identity",))
     with pytest.raises(ConfigError, match="keys that are relative paths"):
-        write_variants(source, tmp_path / "out", **options)
+        write_variants(source, tmp_path / "out", settings, **options)
     assert not (tmp_path / "out").exists()
-    answer = write_variants(source, tmp_path / "tars", to="webdataset", **options)
+    answer = write_variants(source, tmp_path / "tars", settings, to="webdataset", **options)
     assert answer["variants"] == 2
     with tarfile.open(tmp_path / "tars" / "variants-00000.tar") as tar:
         assert tar.getnames() == [f"{i:09d}.{end}" for i in range(2) for end in ("png", "json")]

@@ -13,7 +13,6 @@ from torch import nn
 from substyle.engine.backbones import weights
 from substyle.engine.backbones.families import timm as timm_family
 from substyle.engine.backbones.weights import State
-from substyle.errors import ConfigError
 
 # decoder, projection and noise heads, and the optimiser's state in a Flax tree
 DROPPED = (
@@ -32,12 +31,8 @@ def load(name: str, model: str, checkpoint: Path) -> nn.Module:
     Args:
         checkpoint: PyTorch, safetensors, or Flax parameters in an ``.npz``.
 
-    Raises:
-        ConfigError: the file does not exist.
-        WeightsError: keys are missing, unexpected or of another shape.
+    Raises WeightsError if keys are missing, unexpected or of another shape.
     """
-    if not checkpoint.is_file():
-        raise ConfigError(f"{name}: checkpoint", str(checkpoint), "an existing file")
     network = timm_family.create(model)
     state = weights.read_checkpoint(name, checkpoint)
     state = weights.flax_to_timm(state, network) if checkpoint.suffix == ".npz" else unwrapped(state)

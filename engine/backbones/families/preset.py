@@ -19,30 +19,6 @@ from substyle.engine.backbones.weights import WeightsError
 MASKED = (*weights.HEADS, r"mask_token", r"decoder_?.*", r"(projection_head|projector|proj_head)\..*")
 
 
-def load(
-    name: str, preset: Preset, readout: Readout = WHOLE, *, canvas: int, checkpoint: Path | None = None
-) -> Backbone:
-    """Load a preset.
-
-    Args:
-        canvas: canvas side S in pixels.
-        checkpoint: local weights; None for those of the hub.
-
-    Raises:
-        ConfigError: the checkpoint does not exist, or the network does not support the readout.
-        WeightsError: the weights are not available or do not fit.
-    """
-    if preset.needs_checkpoint and checkpoint is None:
-        raise WeightsError(f"{name}: these weights are not on a hub; set {preset.weights}")
-    backbone = _loaded(name, preset, _merged(preset, readout), canvas, checkpoint)
-    spec = backbone.spec
-    if readout.place == WHOLE:
-        spec = dataclasses.replace(spec, pooling=preset.pooling)
-    if preset.loader == presets.OPEN_CLIP and checkpoint is None:
-        spec = dataclasses.replace(spec, licence=preset.licence)  # open_clip states none
-    return dataclasses.replace(backbone, spec=spec)
-
-
 def network(preset: Preset) -> nn.Module:
     """Create the network with random weights: (B, 3, side, side) to (B, D)."""
     if preset.loader == presets.OPEN_CLIP:
@@ -59,6 +35,26 @@ def read_at(name: str, preset: Preset, network: nn.Module, readout: Readout) -> 
 def _merged(preset: Preset, readout: Readout) -> Readout:
     """A readout with the preset's in place of what it leaves open."""
     return readout.or_else(preset.readout) if readout.layer is None else readout
+
+
+def _load(name: str, rest: str, context: LoadContext) -> Backbone:
+    """Load a preset.
+
+    Raises:
+        ConfigError: the checkpoint does not exist, or the network does not support the readout.
+        WeightsError: the weights are not available or do not fit.
+    """
+    size, readout = split(name, rest)
+    preset, checkpoint = presets.preset(name.partition(":")[0], size), context.checkpoint
+    if preset.needs_checkpoint and checkpoint is None:
+        raise WeightsError(f"{name}: these weights are not on a hub; set {preset.weights}")
+    backbone = _loaded(name, preset, _merged(preset, readout), context.canvas, checkpoint)
+    spec = backbone.spec
+    if readout.place == WHOLE:
+        spec = dataclasses.replace(spec, pooling=preset.pooling)
+    if preset.loader == presets.OPEN_CLIP and checkpoint is None:
+        spec = dataclasses.replace(spec, licence=preset.licence)  # open_clip states none
+    return dataclasses.replace(backbone, spec=spec)
 
 
 def _loaded(name: str, preset: Preset, readout: Readout, canvas: int, checkpoint: Path | None) -> Backbone:
@@ -81,12 +77,6 @@ def _loaded(name: str, preset: Preset, readout: Readout, canvas: int, checkpoint
         config={"side": preset.side, "mean": preset.mean, "std": preset.std},
         readout=readout,
     )
-
-
-def _load(name: str, rest: str, context: LoadContext) -> Backbone:
-    size, readout = split(name, rest)
-    wanted = presets.preset(name.partition(":")[0], size)
-    return load(name, wanted, readout, canvas=context.canvas, checkpoint=context.checkpoint)
 
 
 def _check(name: str, rest: str) -> None:

@@ -10,7 +10,7 @@ from torch import nn
 
 from substyle.engine.backbones.families import timm
 from substyle.engine.backbones.family import Family, LoadContext, register_family
-from substyle.engine.backbones.spec import WHOLE, Backbone, Readout, split
+from substyle.engine.backbones.spec import Backbone, split
 from substyle.errors import ConfigError
 from substyle.pipelines.plugins import current_folder, imported_function
 
@@ -28,7 +28,7 @@ def function_of(name: str, rest: str) -> Callable[[], Any]:
     return imported_function("backbone", name, rest, allowed)
 
 
-def load(name: str, rest: str, *, canvas: int, readout: Readout = WHOLE) -> Backbone:
+def _load(name: str, rest: str, context: LoadContext) -> Backbone:
     """Call the function, and wrap the network that it returns with its preprocessing.
 
     The network maps (B, 3, side, side) float32, normalised, to (B, D).
@@ -36,7 +36,8 @@ def load(name: str, rest: str, *, canvas: int, readout: Readout = WHOLE) -> Back
     Raises:
         ConfigError: the function fails, or returns something else.
     """
-    function = function_of(name, rest)
+    path, readout = split(name, rest)
+    function = function_of(name, path)
     try:
         with current_folder():
             made = function()
@@ -51,19 +52,14 @@ def load(name: str, rest: str, *, canvas: int, readout: Readout = WHOLE) -> Back
         raise ConfigError(f"backbone {name}", f"{type(made).__name__} ({error})", _ALLOWED) from error
     try:
         return timm.wrap(
-            *(name, rest, network.to(torch.float32)),
-            canvas=canvas,
-            weights=f"function {rest}",
+            *(name, path, network.to(torch.float32)),
+            canvas=context.canvas,
+            weights=f"function {path}",
             config={"side": side, "mean": mean, "std": std},
             readout=readout,
         )
     except (AttributeError, TypeError, RuntimeError) as error:
         raise ConfigError(f"backbone {name}", f"{type(error).__name__}: {error}", _ALLOWED) from error
-
-
-def _load(name: str, rest: str, context: LoadContext) -> Backbone:
-    function, readout = split(name, rest)
-    return load(name, function, canvas=context.canvas, readout=readout)
 
 
 register_family(

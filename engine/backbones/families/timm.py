@@ -109,7 +109,7 @@ def load(
         dropped: patterns of checkpoint keys that do not affect the embedding.
 
     Raises:
-        ConfigError: timm has no such model, the checkpoint does not exist, or the model does not support the readout.
+        ConfigError: timm has no such model, or the model does not support the readout.
         WeightsError: the weights are not available or do not fit.
     """
     import timm
@@ -129,8 +129,6 @@ def load(
         weights, licence = f"timm hub: {source}", network.pretrained_cfg.get("license") or "unstated"
         model = network.pretrained_cfg["architecture"] if hub else model
     else:
-        if not checkpoint.is_file():
-            raise ConfigError(f"{name}: checkpoint", str(checkpoint), "an existing file")
         network = create(model, side)
         load_checkpoint(name, network, checkpoint, dropped, resized=side is not None)
         weights, licence = f"checkpoint {checkpoint.name}", "unstated"

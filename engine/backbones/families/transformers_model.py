@@ -15,7 +15,7 @@ from torch import nn
 
 from substyle.engine.backbones.families import blocks, timm
 from substyle.engine.backbones.family import Family, LoadContext, checkpoint_identity, register_family
-from substyle.engine.backbones.spec import WHOLE, Backbone, Readout, split
+from substyle.engine.backbones.spec import Backbone, Readout, split
 from substyle.engine.backbones.weights import HUB, UNREADABLE, WeightsError, cached_only, hub_repository
 from substyle.errors import ConfigError
 from substyle.pipelines import limits
@@ -110,19 +110,17 @@ class ImageModel(nn.Module):
         return (found, state[:, :first]) if prefix else found
 
 
-def load(name: str, folder: str, *, canvas: int, readout: Readout = WHOLE) -> Backbone:
+def _load(name: str, rest: str, context: LoadContext) -> Backbone:
     """Load a model from a folder with ``config.json``, weights in safetensors and ``preprocessor_config.json``.
 
     No code of the folder is run. Weights of heads are left out.
-
-    Args:
-        folder: the folder, or ``hf-hub:<owner>/<name>``.
 
     Raises:
         ConfigError: `transformers` is not installed, the folder has no model for images, its output is random, or it
             does not support the readout.
         WeightsError: weights are missing or of another shape.
     """
+    folder, readout = split(name, rest)
     library = require_transformers(name)
     path = folder_of(name, folder)
     _require_alone(name, path)
@@ -148,7 +146,7 @@ def load(name: str, folder: str, *, canvas: int, readout: Readout = WHOLE) -> Ba
         _require_deterministic(name, network, seen["side"])
         return timm.wrap(
             *(name, architecture, network),
-            canvas=canvas,
+            canvas=context.canvas,
             weights=f"{'hub' if folder.startswith(HUB) else 'folder'}: {folder}",
             config=seen,
             readout=readout,
@@ -296,11 +294,6 @@ def _quietly(library: Any) -> Iterator[None]:  # noqa: ANN401 - a module
         log.set_verbosity(before)
         if bars:
             log.enable_progress_bar()
-
-
-def _load(name: str, rest: str, context: LoadContext) -> Backbone:
-    folder, readout = split(name, rest)
-    return load(name, folder, canvas=context.canvas, readout=readout)
 
 
 def _identify(name: str, rest: str, context: LoadContext) -> dict[str, Any] | None:

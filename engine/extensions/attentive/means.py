@@ -19,8 +19,8 @@ def averaged(table: EmbeddingTable, count: int) -> EmbeddingTable:
 
     Means of a table in memory are computed at once, others when they are read.
     """
-    means = TokenMeans(table, count)
-    return replace(table, x_TND=means.whole() if isinstance(table.x_TND, np.ndarray) else means)
+    means = replace(table, x_TND=TokenMeans(table, count))
+    return means.in_memory() if isinstance(table.x_TND, np.ndarray) else means
 
 
 class TokenMeans:
@@ -31,30 +31,16 @@ class TokenMeans:
         *outer, width = table.x_TND.shape
         self.shape, self.dtype = (*outer, width // count), table.x_TND.dtype
 
-    def _mean(self, x_BD: NDArray[Any], out_BD: NDArray[Any]) -> None:
-        out_BD[...] = x_BD.reshape(len(x_BD), self.count, -1).mean(axis=1, dtype=np.float32)
-
-    def take(self, t_B: int | I64, n_B: I64, out_BD: NDArray[Any] | None = None) -> NDArray[Any]:
+    def take(
+        self, t_B: int | I64, n_B: I64, out_RD: NDArray[Any] | None = None, to_B: I64 | None = None
+    ) -> NDArray[Any]:
         """Return means of images n in transformations t."""
-        out = np.empty((len(n_B), self.shape[2]), self.dtype) if out_BD is None else out_BD
-        t_B = np.broadcast_to(t_B, n_B.shape)
+        out = np.empty((len(n_B), self.shape[2]), self.dtype) if out_RD is None else out_RD
+        t_B, rows_B = np.broadcast_to(t_B, n_B.shape), np.arange(len(n_B)) if to_B is None else to_B
         for own in self._pieces(len(n_B)):
-            self._mean(self.table.take(t_B[own], n_B[own]), out[own])
+            x_BD = self.table.take(t_B[own], n_B[own])
+            out[rows_B[own]] = x_BD.reshape(len(x_BD), self.count, -1).mean(axis=1, dtype=np.float32)
         return out
-
-    def part(self, t: int, first: int, last: int, out_BD: NDArray[Any]) -> None:
-        """Compute means of images [first, last) of one transformation into ``out_BD``."""
-        for own in self._pieces(last - first):
-            rows = np.empty((own.stop - own.start, self.table.width), self.dtype)
-            self.table.part(t, first + own.start, first + own.stop, rows)
-            self._mean(rows, out_BD[own])
-
-    def whole(self) -> NDArray[Any]:
-        """Compute all means. Shape: (T, N, D)."""
-        x_TND = np.empty(self.shape, self.dtype)
-        for t in range(len(x_TND)):
-            self.part(t, 0, x_TND.shape[1], x_TND[t])
-        return x_TND
 
     def _pieces(self, count: int) -> Iterator[slice]:
         """Slices of at most 64 MiB of tokens."""

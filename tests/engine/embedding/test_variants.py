@@ -13,6 +13,7 @@ from PIL import Image
 
 import substyle
 from substyle.engine.backbones import registry
+from substyle.engine.config import Settings
 from substyle.engine.embedding.variants import COLUMNS, INDEX, write_variants
 from substyle.engine.store.importer import import_store
 from substyle.engine.store.layout import DifferentError
@@ -22,6 +23,7 @@ from substyle.errors import ConfigError
 SUITE = "identity,gaussian_blur,icon_overlay,gaussian_noise"
 NAMES = SUITE.split(",")
 SIDE = 64
+SETTINGS, IDENTITY = (Settings(0, SIDE, tuple(names)) for names in (NAMES, ["identity"]))
 
 
 def embedded_elsewhere(pixels_BSSC: np.ndarray) -> np.ndarray:
@@ -42,7 +44,7 @@ def store(two_classes: Path, tmp_path_factory: pytest.TempPathFactory) -> substy
 @pytest.fixture(scope="module")
 def written(two_classes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("variants") / "folder"
-    answer = write_variants(two_classes, out, suite=SUITE, canvas=SIDE, quiet=True)
+    answer = write_variants(two_classes, out, SETTINGS, quiet=True)
     assert (answer["images"], answer["variants"], answer["quarantined"]) == (40, 160, {})
     return out
 
@@ -118,7 +120,7 @@ def test_content_hashes_are_kept_in_a_store_of_imports(written: Path, tmp_path: 
 
 def test_tar_shards(two_classes: Path, written: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("substyle.engine.embedding.variants.TAR_SAMPLES", 100)
-    answer = write_variants(two_classes, tmp_path, to="webdataset", suite=SUITE, canvas=SIDE, quiet=True)
+    answer = write_variants(two_classes, tmp_path, SETTINGS, to="webdataset", quiet=True)
     assert answer["variants"] == 160
     samples: dict[str, dict[str, bytes]] = {}
     for path in sorted(tmp_path.glob("variants-*.tar")):
@@ -151,7 +153,7 @@ def test_jpeg_and_a_file_that_is_no_image(tmp_path: Path) -> None:
     images.mkdir()
     Image.new("RGB", (80, 80), "red").save(images / "a.png")
     (images / "b.jpg").write_bytes(b"no image")
-    answer = write_variants(images, tmp_path / "out", image_format="jpeg", suite="identity", canvas=SIDE, quiet=True)
+    answer = write_variants(images, tmp_path / "out", IDENTITY, image_format="jpeg", quiet=True)
     assert list(answer["quarantined"]) == ["b.jpg"]
     assert Image.open(tmp_path / "out" / "identity" / "a.png.jpeg").format == "JPEG"
     with pytest.warns(UserWarning, match=r"b\.jpg is left out"):
@@ -163,11 +165,11 @@ def test_jpeg_and_a_file_that_is_no_image(tmp_path: Path) -> None:
         "--quality": {"quality": 0},
     }.items():
         with pytest.raises(ConfigError) as caught:
-            write_variants(images, tmp_path / "new", suite="identity", **changes)
+            write_variants(images, tmp_path / "new", IDENTITY, **changes)
         assert caught.value.field == field
     with pytest.raises(ConfigError) as caught:  # a folder of variants would be a class of photographs
-        write_variants(images, images / "variants", suite="identity")
+        write_variants(images, images / "variants", IDENTITY)
     assert caught.value.field == "--out"
     assert not (images / "variants").exists()
     with pytest.raises(ConfigError, match="a new or empty folder"):
-        write_variants(images, tmp_path / "out", suite="identity")
+        write_variants(images, tmp_path / "out", IDENTITY)

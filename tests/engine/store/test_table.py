@@ -7,11 +7,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from tests.engine.store.test_store import make, note, rows
 
 from substyle.engine.store.store import EmbeddingStore
 from substyle.engine.store.table import EmbeddingTable, load_table, open_table
-from substyle.pipelines.storage import Place
+from substyle.pipelines.storage import LocalPlace, Place
 
 
 def filled(path: Place) -> Place:
@@ -30,12 +32,30 @@ def both(tmp_path_factory: pytest.TempPathFactory) -> tuple[EmbeddingTable, Embe
     return load_table(store, "timm:x"), open_table(store, "timm:x")
 
 
+@given(cells=st.lists(st.tuples(st.integers(0, 1), st.integers(0, 7)), max_size=30))
+@settings(deadline=None, max_examples=60)
+def test_any_rows_in_any_order(both: tuple[EmbeddingTable, EmbeddingTable], cells: list[tuple[int, int]]) -> None:
+    """Also the same row twice, and none at all; with rows read through and with a call for each."""
+    loaded, opened = both
+    t_B, n_B = np.array(cells, np.int64).reshape(-1, 2).T
+    expected = loaded.take(t_B, n_B)
+    with pytest.MonkeyPatch.context() as patch:
+        for near in (1 << 14, -1):
+            patch.setattr(LocalPlace, "near", near)
+            np.testing.assert_array_equal(opened.take(t_B, n_B), expected)
+    for table in both:
+        into = np.zeros((len(cells) + 1, 3), np.float16)
+        assert table.take(t_B, n_B, into[:-1]).base is into
+        np.testing.assert_array_equal(into[:-1], expected)
+        assert not into[-1].any()
+
+
 @pytest.mark.parametrize(("first", "last"), [(0, 8), (0, 2), (1, 5), (4, 8), (3, 4)])
 def test_any_part_of_a_transformation(both: tuple[EmbeddingTable, EmbeddingTable], first: int, last: int) -> None:
     loaded, opened = both
     parts = [np.zeros((last - first, 3), np.float16) for _ in both]
     for table, part in zip(both, parts, strict=True):
-        table.part(1, first, last, part)
+        table.take(1, np.arange(first, last), part)
     np.testing.assert_array_equal(parts[0], loaded.take(1, np.arange(first, last)))
     np.testing.assert_array_equal(parts[1], parts[0])
     np.testing.assert_array_equal(opened.take(1, np.arange(first, last)), parts[0])
