@@ -11,6 +11,7 @@ import json
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import lru_cache
+from itertools import combinations
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -388,8 +389,7 @@ def groups(small_NRC: NDArray[np.uint8]) -> NDArray[np.int64]:
     Shape: thumbnails (N, 8, 9) uint8 to (N,).
 
     Two images are near-duplicates if their difference hashes differ in at most 3 of 64 bits and their thumbnails by
-    at most 4 grey levels on average; the relation is transitive. Hashes with at most 3 differing bits agree in at least
-    one of their four 16-bit quarters, so only images that share a quarter are compared.
+    at most 4 grey levels on average; the relation is transitive. Candidates are those of `_candidates`.
     """
     from scipy.sparse import coo_array  # slow to import
     from scipy.sparse.csgraph import connected_components
@@ -401,10 +401,10 @@ def groups(small_NRC: NDArray[np.uint8]) -> NDArray[np.int64]:
     small_MRC, count = small_MX.reshape(-1, *small_NRC.shape[1:]), len(small_MX)
     bits = np.packbits((small_MRC[:, :, 1:] > small_MRC[:, :, :-1]).reshape(count, 64), axis=1)
     pairs = [np.zeros((2, 0), np.int64)]
-    for a, b in _candidates(bits):
-        differing = np.unpackbits(bits[a] ^ bits[b], axis=1).sum(axis=1)
-        levels = np.abs(small_MRC[a].astype(np.int16) - small_MRC[b]).mean(axis=(1, 2))
-        near = (differing <= MAX_BITS) & (levels <= MAX_LEVELS)
+    for a, b in _candidates(bits, small_MX.sum(axis=1, dtype=np.int64)):
+        few = np.bitwise_count(bits[a] ^ bits[b]).sum(axis=1) <= MAX_BITS
+        a, b = a[few], b[few]
+        near = np.abs(small_MRC[a].astype(np.int16) - small_MRC[b]).mean(axis=(1, 2)) <= MAX_LEVELS
         pairs.append(np.stack([a[near], b[near]]))
     pair_2K = np.concatenate(pairs, axis=1)
     graph = coo_array((np.ones(pair_2K.shape[1], np.bool_), tuple(pair_2K)), shape=(count, count))
@@ -412,14 +412,24 @@ def groups(small_NRC: NDArray[np.uint8]) -> NDArray[np.int64]:
     return first[group].astype(np.int64)
 
 
-def _candidates(bits: NDArray[np.uint8]) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
-    """Yield pairs that share a quarter of their hash as two index arrays."""
-    for quarter in range(4):
-        value = bits[:, 2 * quarter].astype(np.int64) * 256 + bits[:, 2 * quarter + 1]
-        order = np.argsort(value, kind="stable")
-        ordered = value[order]
+def _candidates(bits_M8: NDArray[np.uint8], sum_M: NDArray[np.int64]) -> Iterator[tuple[NDArray[np.int64], ...]]:
+    """Yield all pairs that may be near-duplicates as two index arrays, some of them several times.
+
+    Of five blocks of a hash, at most three have a differing bit: two are equal (Manku, Jain and Das Sarma, "Detecting
+    near-duplicates for web crawling", WWW 2007). Sums of pixels differ by no more than the pixels do.
+    """
+    word_M = bits_M8.view(">u8").ravel().astype(np.uint64)
+    blocks = [word_M >> np.uint64(at) & np.uint64(0x1FFF) for at in range(0, 64, 13)]
+    for high_M, low_M in combinations(blocks, 2):
+        block_M = high_M << np.uint64(13) | low_M
+        order = np.lexsort((sum_M, block_M))
+        ordered, total = block_M[order], sum_M[order]
+        first = np.arange(len(order))
         for distance in range(1, len(order)):
-            same = np.flatnonzero(ordered[distance:] == ordered[:-distance])
-            if not len(same):
+            first = first[: np.searchsorted(first, len(order) - distance)]
+            other = first + distance
+            alike = (ordered[first] == ordered[other]) & (total[other] - total[first] <= MAX_LEVELS * ROWS * COLUMNS)
+            first = first[alike]  # a pair further apart is alike only if this one is
+            if not len(first):
                 break
-            yield order[same], order[same + distance]
+            yield order[first], order[first + distance]
