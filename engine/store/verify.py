@@ -81,6 +81,7 @@ class Verdict:
     broken: dict[tuple[int, str], set[str]] = field(default_factory=dict)
     noted: bool = False
     not_noted_because: str = ""
+    _paths: set[str] = field(default_factory=set, repr=False)
 
     @property
     def damage(self) -> list[Problem]:
@@ -94,7 +95,8 @@ class Verdict:
 
     def add(self, kind: str, path: str, problem: str, remedy: str = REDO) -> None:
         """Add a finding, at most one per file."""
-        if all(finding.path != path for finding in self.findings):
+        if path not in self._paths:
+            self._paths.add(path)
             self.findings.append(Problem(kind, path, problem, remedy))
 
     def files(self, *kinds: str) -> tuple[str, ...]:
