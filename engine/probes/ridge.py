@@ -18,6 +18,7 @@ F64 = NDArray[np.float64]
 PENALTIES = np.logspace(-6, 3, 19)  # in units of the mean eigenvalue of the covariance
 _AT_ONCE = 65_536  # rows in memory in float64
 _SHOWN = 100  # photographs of the plot
+_DRAWS_AT_ONCE = 1 << 22  # multiplicities of groups in memory
 
 
 @dataclass(frozen=True)
@@ -186,8 +187,11 @@ def scored_on(
     np.add.at(sums_GS, group_N, row_NS)
     groups = len(sums_GS)
     rng = np.random.default_rng([seed, groups, 0x70617261])
-    times_RG = rng.multinomial(groups, np.full(groups, 1 / groups), size=bootstrap).astype(np.float64)
-    r2_R, error_R = _r2_and_error(times_RG @ sums_GS)
+    at_once, share_G = max(1, _DRAWS_AT_ONCE // groups), np.full(groups, 1 / groups)
+    counts = [min(at_once, bootstrap - start) for start in range(0, bootstrap, at_once)]
+    r2_R, error_R = _r2_and_error(
+        np.concatenate([rng.multinomial(groups, share_G, size=count).astype(np.float64) @ sums_GS for count in counts])
+    )
     (r2,), (error,) = _r2_and_error(sums_GS.sum(axis=0)[None])
     near_N = target.near(value_N, predicted_N)
     shown = np.linspace(0, len(value_N) - 1, min(_SHOWN, len(value_N))).astype(np.int64)
