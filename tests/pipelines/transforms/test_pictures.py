@@ -65,8 +65,6 @@ def test_the_definition_is_that_of_the_bytes_and_not_of_the_path(tmp_path: Path)
     assert not {"picture", "generator"} & set(packaged)
 
 
-# --- folders ----------------------------------------------------------------------------------------------------------
-
 FOLDER = '{ pictures = "paintings/", of = "style_arbitrary" }'
 
 
@@ -89,13 +87,10 @@ def test_a_folder_without_pictures_or_with_too_many(tmp_path: Path, monkeypatch:
     refused(tmp_path, FOLDER, "pictures", "1 to 1 pictures.*not 2")
 
 
-@pytest.mark.parametrize("names", [("a b.jpg", "a_b.jpg"), ("a.jpg", "a.png"), ("wave.jpg",)])
+@pytest.mark.parametrize("names", [("a b.jpg", "a_b.jpg"), ("wave.jpg",)])
 def test_a_name_that_is_taken(tmp_path: Path, names: tuple[str, ...]) -> None:
     paintings(tmp_path, *names)
     refused(tmp_path, FOLDER, "pictures", f"got 'paintings/{re.escape(names[-1])}'.*another name than style_")
-
-
-# --- what is refused --------------------------------------------------------------------------------------------------
 
 
 def refused(folder: Path, row: str, field: str, message: str = "") -> None:
@@ -122,7 +117,7 @@ def test_what_is_no_file_below_the_folder_is_not_opened(
     monkeypatch.setattr(style, "decode_picture", opened.append)
     refused(folder, row(named), "picture", f"got {re.escape(repr(named))}.*below the folder of the suite file")
     assert not opened
-    for pictures in ("../paintings", str(outside), "linked", ".", "", "/", "missing", "pipe.jpg"):
+    for pictures in ("../paintings", str(outside), "linked", ".", "", "pipe.jpg"):
         refused(folder, f'{{ pictures = "{pictures}", of = "style_arbitrary" }}', "pictures", "a folder below")
     inside = folder / "inside"
     inside.mkdir()
@@ -135,13 +130,10 @@ def test_what_is_no_file_below_the_folder_is_not_opened(
     ("written", "field", "message"),
     [
         (row("a.jpg", of="style_wave"), "of", "got 'style_wave'; allowed: with a picture: style_arbitrary, style_tis"),
-        (row("a.jpg", of="jpeg"), "of", "got 'jpeg'"),
         ('{ name = "style_bricks", picture = "a.jpg" }', "of", "got None"),
-        ('{ pictures = "paintings" }', "of", "got None"),
         ('{ pictures = "paintings", of = "style_glyphs_stitches" }', "of", "got 'style_glyphs_stitches'"),
         ('{ name = "a", of = "style_arbitrary", picture = 3 }', "picture", "got 3"),
         ('{ pictures = 3, of = "style_arbitrary" }', "", "a name, or a table with"),
-        ('{ pictures = "paintings", name = "a", of = "style_arbitrary" }', "", "pictures without name"),
         ('{ pictures = "paintings", picture = "a.jpg", of = "style_arbitrary" }', "", "pictures without picture"),
     ],
 )
