@@ -53,6 +53,13 @@ def encode(image: NDArray[Any] | Image.Image, kind: str = "JPEG", **options: obj
     return out.getvalue()
 
 
+def turned(orientation: int) -> Image.Exif:
+    """EXIF with an orientation."""
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    return exif
+
+
 @pytest.fixture(params=[64, 97])
 def canvas(request: pytest.FixtureRequest) -> NDArray[np.uint8]:
     """Eight (S, S, 3) images: scenes, noise, black, white, a checkerboard and a grey ramp; even and odd S."""
@@ -80,7 +87,7 @@ def parameters(name: str, side: int, count: int = 8, **options: Any) -> dict[str
 def variants(names: Sequence[str], canvas_BSSC: torch.Tensor, **options: Any) -> dict[str, torch.Tensor]:  # noqa: ANN401
     """Pixels of some transformations, by name."""
     load_all()
-    maker = VariantMaker(tuple(names), side=canvas_BSSC.shape[1], seed=7, batch=len(canvas_BSSC), threads=2)
+    maker = VariantMaker(tuple(names), side=canvas_BSSC.shape[1], seed=7, batch=max(len(canvas_BSSC), 1), threads=2)
     made = maker(canvas_BSSC, keys_of(len(canvas_BSSC)), **options)
     return {variant.name: variant.pixels_BSSC.clone() for variant in made}
 

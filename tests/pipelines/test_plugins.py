@@ -1,15 +1,22 @@
-"""Plug-ins are files or packages, each a module of its own."""
+"""Plug-ins are files or packages, each a module of its own, or entry points of installed packages."""
 
 from __future__ import annotations
 
+import logging
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+from substyle.engine.backbones import registry
 from substyle.errors import ConfigError
-from substyle.pipelines.plugins import failed_line, run_file
+from substyle.pipelines import entry_points
+from substyle.pipelines.plugins import failed_line, files_digest, run_file
+from substyle.pipelines.sources import SourceConfig
+from substyle.pipelines.sources.base import KINDS, register_source
+from substyle.pipelines.transforms import base
+from substyle.pipelines.transforms.registry import load_all, load_plugin, suite
 
 INNER = """from __future__ import annotations
 from dataclasses import dataclass
@@ -24,15 +31,13 @@ class D:
 """
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture
 def unchanged() -> Iterator[None]:
     """Plug-ins leave the program's path as it is, and have no modules outside their own package."""
     before, path = set(sys.modules), list(sys.path)
     yield
     assert sys.path == path
-    assert {
-        name for name in set(sys.modules) - before if "helper" in name and not name.startswith("substyle_")
-    } == set()
+    assert not [name for name in {*sys.modules} - before if "helper" in name and not name.startswith("substyle_")]
 
 
 def package(folder: Path, value: int, init: str = "from .inner import D\nf = D().get\n") -> Path:
@@ -43,11 +48,13 @@ def package(folder: Path, value: int, init: str = "from .inner import D\nf = D()
     return folder
 
 
+@pytest.mark.usefixtures("unchanged")
 def test_each_package_has_its_own_modules(tmp_path: Path) -> None:
     first, second = (run_file(package(tmp_path / name / "plug", value)).f for name, value in (("a", 1), ("b", 2)))
     assert [second(), first(), second()] == [2, 1, 2]  # also of what is imported late
 
 
+@pytest.mark.usefixtures("unchanged")
 def test_a_file_beside_a_plug_in_is_refused_with_advice(tmp_path: Path) -> None:
     (tmp_path / "helper.py").write_text("VALUE = 1\n")
     (tmp_path / "plug.py").write_text("from helper import VALUE\n")
@@ -55,6 +62,7 @@ def test_a_file_beside_a_plug_in_is_refused_with_advice(tmp_path: Path) -> None:
         run_file(tmp_path / "plug.py")
 
 
+@pytest.mark.usefixtures("unchanged")
 @pytest.mark.parametrize("place", ["__init__.py", "helper.py"])
 def test_an_error_names_the_line_of_the_plug_in(tmp_path: Path, place: str) -> None:
     folder = package(tmp_path / "plug", 1, "from .helper import VALUE\nfrom . import helper\n")
@@ -70,3 +78,114 @@ def test_an_error_names_the_line_of_the_plug_in(tmp_path: Path, place: str) -> N
     with pytest.raises(ConfigError) as caught:
         run_file(folder)
     assert f"({folder / place}:{lines + 1}: OSError: no weights)" in str(caught.value)
+
+
+# --- entry points -----------------------------------------------------------------------------------------------------
+
+TRANSFORMATION = """
+from substyle.pipelines.transforms.base import kernel
+from pkg_of_a_test import helper
+
+@kernel("mine_same", kind="tone", role="train")
+def same(canvas_BSSC, args, keys_B):
+    return canvas_BSSC + helper.VALUE
+"""
+FAMILY = """
+from substyle.engine.backbones import registry
+
+def load(name, rest, context):
+    return registry.load("control:pixels", context)
+
+registry.register_family(registry.Family("mine", "<name>", "mine", load))
+"""
+SOURCE = """
+from substyle.pipelines.sources import FolderSource
+from substyle.pipelines.sources.base import register_source
+
+@register_source("mine", members=(".mine",), endings=(".mine",))
+class Mine(FolderSource):
+    def __init__(self, root, config):
+        super().__init__(root)
+        self.options = config.options()
+
+    def _read(self, place):
+        return b"mine"
+"""
+POINTS = """
+[substyle.transformations]
+a_broken = pkg_of_a_test.nothing
+same = pkg_of_a_test.same
+[substyle.backbones]
+mine = pkg_of_a_test.family:load
+[substyle.sources]
+mine = pkg_of_a_test.source
+quits = pkg_of_a_test.quits
+"""
+
+
+@pytest.fixture
+def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], None]]:
+    """Installs a package; what it registers and imports is undone afterwards."""
+    load_all()
+    registered = (base.REGISTRY, registry.FAMILIES, KINDS)
+    before = [dict(each) for each in registered]
+    monkeypatch.setattr(entry_points, "_loaded", set())
+    monkeypatch.syspath_prepend(tmp_path / "site-packages")
+
+    def forget() -> None:
+        for each, names in zip(registered, before, strict=True):
+            each.clear()
+            each.update(names)  # type: ignore[arg-type]
+        for name in [name for name in sys.modules if name.startswith("pkg_of_a_test")]:
+            del sys.modules[name]
+        entry_points._loaded.clear()
+        files_digest.cache_clear()
+
+    def write() -> None:
+        forget()
+        package = tmp_path / "site-packages" / "pkg_of_a_test"
+        dist = package.with_name("pkg_of_a_test-2.1.dist-info")
+        for folder in (package, dist):
+            folder.mkdir(parents=True, exist_ok=True)
+        files = {"same": TRANSFORMATION, "family": FAMILY, "source": SOURCE, "quits": "raise SystemExit(3)"}
+        for name, text in (files | {"__init__": "", "helper": "VALUE = 0"}).items():
+            (package / f"{name}.py").write_text(text)
+        (package / "template.py").write_text("class {{ name }}:")
+        (dist / "METADATA").write_text("Name: pkg-of-a-test\nVersion: 2.1\n")
+        (dist / "entry_points.txt").write_text(POINTS)
+
+    yield write
+    forget()
+
+
+def test_one_that_fails_is_named_and_hinders_no_other(
+    install: Callable[[], None], caplog: pytest.LogCaptureFixture
+) -> None:
+    install()
+    with caplog.at_level(logging.WARNING):
+        assert suite("mine_same") == ("identity", "mine_same")
+        assert "pkg_of_a_test.source" not in sys.modules
+        assert SourceConfig(kind="mine").kind == "mine"
+        with pytest.raises(ConfigError, match="npz, imagenet, variants, mine"):
+            SourceConfig(kind="other")
+    assert [record.getMessage() for record in caplog.records] == [
+        "pkg-of-a-test 2.1: entry point a_broken = pkg_of_a_test.nothing of substyle.transformations failed: "
+        "ModuleNotFoundError: No module named 'pkg_of_a_test.nothing'",
+        "pkg-of-a-test 2.1: entry point quits = pkg_of_a_test.quits of substyle.sources failed: SystemExit: 3",
+    ]
+
+
+def test_a_name_that_is_taken_is_refused(
+    install: Callable[[], None], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    install()
+    for name in ("tar", "auto"):
+        with pytest.raises(ConfigError, match=f"source kind: got '{name}'"):
+            register_source(name)
+    with pytest.raises(ConfigError, match="colour"):
+        register_source("new", options=("names", "colour"))
+    (tmp_path / "same.py").write_text(SOURCE)
+    load_plugin(tmp_path / "same.py")
+    with caplog.at_level(logging.WARNING):
+        entry_points.load_entry_points(entry_points.SOURCES)
+    assert "pkg_of_a_test.source of substyle.sources failed: ConfigError: source kind: got 'mine'" in caplog.text
