@@ -135,20 +135,6 @@ def test_two_terms_are_a_multi_task_loss() -> None:
 # --- parts of a step --------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("shape", [(1, 2, 1), (2, 31, 130)])
-@pytest.mark.parametrize("weighted", [False, True])
-def test_cross_entropy_against_autograd(shape: tuple[int, int, int], weighted: bool) -> None:
-    logits, target = drawn(1, *shape, scale=5).requires_grad_(), classes(1, shape[2], shape[1])
-    weight = drawn(2, shape[0], shape[2]).abs() + 0.1 if weighted else None
-    loss, gradient = cross_entropy(logits.detach(), target, weight)
-    each = torch.stack([nn.functional.cross_entropy(head.T, target, reduction="none") for head in logits])
-    expected = each.mean(1) if weight is None else (each * weight).sum(1) / weight.sum(1)
-    expected.sum().backward()
-    torch.testing.assert_close(loss, expected.detach(), **CLOSE)
-    assert logits.grad is not None
-    torch.testing.assert_close(gradient, logits.grad, atol=1e-6, rtol=1e-4)
-
-
 @pytest.mark.parametrize("scale", [1.0, 300.0])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_gradients_have_no_subnormal_numbers(scale: float, dtype: torch.dtype) -> None:
@@ -183,24 +169,6 @@ def test_rows_of_weight_zero_do_not_count() -> None:
     step(alone, x[:25], [Term(y[:25])], [1e-2], [0.0])
     torch.testing.assert_close(heads.w1[1], alone.w1[0], **CLOSE)
     assert torch.equal(heads.w1[2], still)
-
-
-def test_adamw_against_torch_over_many_steps() -> None:
-    """Of gradients of any size."""
-    heads = make_heads(3, 11, 4, 0)
-    rates, decays = [1e-3, 1e-1, 1e-3], [0.0, 0.5, 0.2]
-    references = [[p[k].clone().requires_grad_() for p in heads.parameters] for k in range(3)]
-    optimisers = [torch.optim.AdamW(r, lr=a, weight_decay=d) for r, a, d in zip(references, rates, decays, strict=True)]
-    for _ in range(50):
-        gradients = [torch.randn_like(p) * 10 ** float(torch.randn(())) for p in heads.parameters]
-        adamw_(heads, gradients, rates, decays)
-        for k, optimiser in enumerate(optimisers):
-            for p, g in zip(references[k], gradients, strict=True):
-                p.grad = g[k].clone()
-            optimiser.step()
-    for k, reference in enumerate(references):
-        for ours, theirs in zip(heads.parameters, reference, strict=True):
-            torch.testing.assert_close(ours[k], theirs.detach(), atol=1e-6, rtol=1e-5)
 
 
 @pytest.mark.parametrize("dtype", [FLOAT, BF16], ids=["float32", "bf16"])

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from substyle.engine.backbones import registry
 from substyle.errors import ConfigError
 from substyle.pipelines import entry_points
 from substyle.pipelines.plugins import failed_line, files_digest, run_file
@@ -84,19 +83,10 @@ def test_an_error_names_the_line_of_the_plug_in(tmp_path: Path, place: str) -> N
 
 TRANSFORMATION = """
 from substyle.pipelines.transforms.base import kernel
-from pkg_of_a_test import helper
 
 @kernel("mine_same", kind="tone", role="train")
 def same(canvas_BSSC, args, keys_B):
-    return canvas_BSSC + helper.VALUE
-"""
-FAMILY = """
-from substyle.engine.backbones import registry
-
-def load(name, rest, context):
-    return registry.load("control:pixels", context)
-
-registry.register_family(registry.Family("mine", "<name>", "mine", load))
+    return canvas_BSSC
 """
 SOURCE = """
 from substyle.pipelines.sources import FolderSource
@@ -104,19 +94,12 @@ from substyle.pipelines.sources.base import register_source
 
 @register_source("mine", members=(".mine",), endings=(".mine",))
 class Mine(FolderSource):
-    def __init__(self, root, config):
-        super().__init__(root)
-        self.options = config.options()
-
-    def _read(self, place):
-        return b"mine"
+    pass
 """
 POINTS = """
 [substyle.transformations]
 a_broken = pkg_of_a_test.nothing
 same = pkg_of_a_test.same
-[substyle.backbones]
-mine = pkg_of_a_test.family:load
 [substyle.sources]
 mine = pkg_of_a_test.source
 quits = pkg_of_a_test.quits
@@ -124,44 +107,36 @@ quits = pkg_of_a_test.quits
 
 
 @pytest.fixture
-def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], None]]:
-    """Installs a package; what it registers and imports is undone afterwards."""
+def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A package is installed; what it registers and imports is undone afterwards."""
     load_all()
-    registered = (base.REGISTRY, registry.FAMILIES, KINDS)
-    before = [dict(each) for each in registered]
+    before = [(each, dict(each)) for each in (base.REGISTRY, KINDS)]
     monkeypatch.setattr(entry_points, "_loaded", set())
     monkeypatch.syspath_prepend(tmp_path / "site-packages")
-
-    def forget() -> None:
-        for each, names in zip(registered, before, strict=True):
-            each.clear()
-            each.update(names)  # type: ignore[arg-type]
-        for name in [name for name in sys.modules if name.startswith("pkg_of_a_test")]:
-            del sys.modules[name]
-        entry_points._loaded.clear()
-        files_digest.cache_clear()
-
-    def write() -> None:
-        forget()
-        package = tmp_path / "site-packages" / "pkg_of_a_test"
-        dist = package.with_name("pkg_of_a_test-2.1.dist-info")
-        for folder in (package, dist):
-            folder.mkdir(parents=True, exist_ok=True)
-        files = {"same": TRANSFORMATION, "family": FAMILY, "source": SOURCE, "quits": "raise SystemExit(3)"}
-        for name, text in (files | {"__init__": "", "helper": "VALUE = 0"}).items():
-            (package / f"{name}.py").write_text(text)
-        (package / "template.py").write_text("class {{ name }}:")
-        (dist / "METADATA").write_text("Name: pkg-of-a-test\nVersion: 2.1\n")
-        (dist / "entry_points.txt").write_text(POINTS)
-
-    yield write
-    forget()
+    package = tmp_path / "site-packages" / "pkg_of_a_test"
+    dist = package.with_name("pkg_of_a_test-2.1.dist-info")
+    package.mkdir(parents=True)
+    dist.mkdir()
+    for name, text in {
+        "same": TRANSFORMATION,
+        "source": SOURCE,
+        "quits": "raise SystemExit(3)",
+        "__init__": "",
+    }.items():
+        (package / f"{name}.py").write_text(text)
+    (dist / "METADATA").write_text("Name: pkg-of-a-test\nVersion: 2.1\n")
+    (dist / "entry_points.txt").write_text(POINTS)
+    yield
+    for each, names in before:
+        each.clear()
+        each.update(names)  # type: ignore[arg-type]
+    for name in [name for name in sys.modules if name.startswith("pkg_of_a_test")]:
+        del sys.modules[name]
+    files_digest.cache_clear()
 
 
-def test_one_that_fails_is_named_and_hinders_no_other(
-    install: Callable[[], None], caplog: pytest.LogCaptureFixture
-) -> None:
-    install()
+@pytest.mark.usefixtures("installed")
+def test_one_that_fails_is_named_and_hinders_no_other(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING):
         assert suite("mine_same") == ("identity", "mine_same")
         assert "pkg_of_a_test.source" not in sys.modules
@@ -175,10 +150,8 @@ def test_one_that_fails_is_named_and_hinders_no_other(
     ]
 
 
-def test_a_name_that_is_taken_is_refused(
-    install: Callable[[], None], tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    install()
+@pytest.mark.usefixtures("installed")
+def test_a_name_that_is_taken_is_refused(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     for name in ("tar", "auto"):
         with pytest.raises(ConfigError, match=f"source kind: got '{name}'"):
             register_source(name)

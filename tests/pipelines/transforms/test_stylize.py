@@ -59,13 +59,6 @@ def test_the_suite() -> None:
     assert [each.name for each in known if each.role == "train"] == ["style_starry", "style_expressionist"]
 
 
-def test_another_key_is_another_picture() -> None:
-    maker = VariantMaker(tuple(own[0] for own in DRAWN.values()), side=48, seed=0, batch=5, threads=1)
-    canvas = torch.from_numpy(stack(PICTURES[:1], 48)).expand(5, -1, -1, -1)
-    for variant in maker(canvas, list("abcde")):
-        assert len({pixels.numpy().tobytes() for pixels in variant.pixels_BSSC}) > 1, variant.name
-
-
 @pytest.mark.slow
 def test_all_are_visible_and_unlike_each_other() -> None:
     x = torch.from_numpy(stack(PICTURES, 224)).double()
