@@ -43,7 +43,7 @@ def test_another_process_opens_the_same_place(bucket: ObjectPlace) -> None:
     "text",
     [
         f"s3://{KEY}:{SECRET}@bucket/x", f"s3://bucket/x?sig={SECRET}", f"gs://bucket/x#{SECRET}",
-        f"https://host/x?token={SECRET}", f"file://{KEY}:{SECRET}@host/x", f"file:///x?{SECRET}",
+        f"https://host/x?token={SECRET}", f"file://{KEY}:{SECRET}@host/x", f"file:///x?{SECRET}", f"file:///x#{SECRET}",
     ],
 )  # fmt: skip
 def test_an_address_that_may_carry_a_secret_is_refused_and_not_repeated(text: str) -> None:
