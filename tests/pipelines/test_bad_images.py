@@ -80,6 +80,9 @@ def kinds(image: Image.Image) -> dict[str, bytes]:
         "mpo": encode(image.copy(), "MPO", **several),
         "png": encode(image, "PNG"),
         "png with alpha": encode(image.convert("RGBA"), "PNG", exif=turned(6)),
+        "png grey": encode(grey, "PNG"),
+        "png grey, alpha": encode(image.convert("LA"), "PNG"),
+        "png 16-bit": encode(np.asarray(grey).astype(np.uint16) * 257, "PNG"),
         "png palette": encode(image.convert("P"), "PNG", transparency=7),
         "png 1-bit": encode(image.convert("1"), "PNG"),
         "gif": encode(image.copy(), "GIF", **several),
@@ -95,6 +98,7 @@ def kinds(image: Image.Image) -> dict[str, bytes]:
 # blob, or (blob, expected image); by default the expected image is Pillow's
 GOOD: dict[str, bytes | tuple[bytes, Image.Image]] = {
     **kinds(IMAGE),
+    "png 16-bit": (kinds(IMAGE)["png 16-bit"], IMAGE.convert("L")),
     "jpeg in rgb": encode(IMAGE, keep_rgb=True),
     "jpeg of many scans": scans(40),
     "jpeg arithmetic": crafted.ARITHMETIC_JPEG,
@@ -168,6 +172,7 @@ BAD: dict[str, tuple[bytes, str]] = {
     "png damaged": (PNG[:5000] + b"!" + PNG[5001:], "checksum of 'IDAT'"),
     "png damaged in its header": (PNG[:19] + b"\7" + PNG[20:], "checksum of 'IHDR'"),
     "png of too few rows": (crafted.png((120, 91, 8, 2, 0), ROWS), "missing rows"),
+    "png of too few rows, palette": (crafted.png((360, 91, 8, 3, 0), ROWS, (b"PLTE", bytes(768))), "missing rows"),
     "png of too few rows, interlaced": (crafted.png((120, 91, 8, 2, 1), ROWS), "missing rows|decoding failed"),
     "png of no sort": (crafted.png((120, 90, 8, 5, 0), ROWS), "colour type 5"),
     "gif cut": (encode(IMAGE, "GIF")[:-2000], "decoding failed"),
