@@ -94,7 +94,7 @@ def disk(tmp_path: Path) -> Place:
 
 @pytest.fixture(params=["disk", "bucket"])
 def home(request: pytest.FixtureRequest) -> Place:
-    """An empty place on a disk, and one in a bucket; tests/pipelines/test_places.py says what both do."""
+    """An empty place on a disk, and one in a bucket; tests/pipelines/test_storage.py says what both do."""
     found: Place = request.getfixturevalue(request.param)
     return found
 

@@ -1,4 +1,4 @@
-"""The same twelve photographs as every kind of source, with ways to extend and to attack each kind."""
+"""The same twelve photographs as every kind of source, with a way to attack each kind."""
 
 from __future__ import annotations
 
@@ -55,7 +55,6 @@ class Kind:
     Attributes:
     build: creates the source in an empty folder.
     path: path to open, relative to the folder.
-    grow: adds photographs without changing existing files.
     smuggle: tries to include a file outside the folder.
     config: configuration to open it, by folder.
     """
@@ -63,12 +62,8 @@ class Kind:
     name: str
     build: Callable[[Path, Sequence[Photograph]], None]
     path: str
-    grow: Callable[[Path, Sequence[Photograph]], None]
     smuggle: Callable[[Path, Path], None]
     config: Callable[[Path], SourceConfig] = lambda root: SourceConfig()
-
-
-# --- folder -----------------------------------------------------------------------------------------------------------
 
 
 def folder(root: Path, photos: Sequence[Photograph]) -> None:
@@ -93,19 +88,15 @@ def link_into_pairs(root: Path, secret: Path) -> None:
     (root / "stolen").symlink_to(secret.parent)
 
 
-# --- list -------------------------------------------------------------------------------------------------------------
-
-
 def listed(delimiter: str) -> Callable[[Path, Sequence[Photograph]], None]:
     def build(root: Path, photos: Sequence[Photograph]) -> None:
-        path = root / ("list.csv" if delimiter == "," else "list.tsv")
-        lines = [] if path.exists() else [delimiter.join(("label", "path", "split"))]
+        rows = [("label", "path", "split")]
+        (root / "images").mkdir()
         for photo in photos:
-            (root / "images").mkdir(exist_ok=True)
             (root / "images" / f"{photo.name}.jpg").write_bytes(photo.data)
-            lines.append(delimiter.join((photo.label, f"./images//{photo.name}.jpg", photo.split)))
-        with path.open("a") as file:
-            file.write("\n".join(lines) + "\n")
+            rows.append((photo.label, f"./images//{photo.name}.jpg", photo.split))
+        path = root / ("list.csv" if delimiter == "," else "list.tsv")
+        path.write_text("".join(delimiter.join(row) + "\n" for row in rows))
 
     return build
 
@@ -113,18 +104,10 @@ def listed(delimiter: str) -> Callable[[Path, Sequence[Photograph]], None]:
 def list_outside(root: Path, secret: Path) -> None:
     (root / "images" / "link.jpg").symlink_to(secret)
     (root / "images" / "up").symlink_to(secret.parent)
-    names = [
-        "../outside/secret.jpg",
-        "images/../../outside/secret.jpg",
-        str(secret),
-        "images/link.jpg",
-        "images/up/secret.jpg",
-    ]
+    names = ["../outside/secret.jpg", "images/../../outside/secret.jpg", str(secret)]
+    names += ["images/link.jpg", "images/up/secret.jpg"]
     with (root / "list.csv").open("a") as file:
         file.writelines(f"{CLASSES[0]},{name},train\n" for name in names)
-
-
-# --- tar --------------------------------------------------------------------------------------------------------------
 
 
 def write_tar(path: Path, members: Iterable[tuple[str, bytes]], format: int = tarfile.PAX_FORMAT) -> None:
@@ -144,11 +127,10 @@ def tar(root: Path, photos: Sequence[Photograph]) -> None:
             members: list[tuple[str, bytes]] = []
             for photo in part:
                 # class by .cls in training shards, by .json in the others
-                label = ("cls", photo.label) if split == "train" else ("json", json.dumps({"label": photo.label}))
-                members += [
-                    (f"{photo.number:04d}.{label[0]}", label[1].encode()),
-                    (f"{photo.number:04d}.jpg", photo.data),
-                ]
+                ending, label = (
+                    ("cls", photo.label) if split == "train" else ("json", json.dumps({"label": photo.label}))
+                )
+                members += [(f"{photo.number:04d}.{ending}", label.encode()), (f"{photo.number:04d}.jpg", photo.data)]
             write_tar(root / f"{split}-{part[0].number:04d}.tar", members)
 
 
@@ -168,9 +150,6 @@ def tar_outside(root: Path, secret: Path) -> None:
     (root / "train-0098.tar").symlink_to(root.parent / "outside" / "other.tar")
 
 
-# --- Parquet and Arrow ------------------------------------------------------------------------------------------------
-
-
 def structs(photos: Sequence[Photograph]) -> pa.Table:
     """Images and class labels as written by Hugging Face."""
     images = [{"bytes": photo.data, "path": f"{photo.name}.JPEG"} for photo in photos]
@@ -180,7 +159,7 @@ def structs(photos: Sequence[Photograph]) -> pa.Table:
 
 
 def hub(root: Path, photos: Sequence[Photograph]) -> None:
-    (root / "data").mkdir(exist_ok=True)
+    (root / "data").mkdir()
     (root / "README.md").write_text("a data set")
     for split, name in (("train", "train"), ("val", "validation")):
         chosen = of_split(photos, split)
@@ -201,17 +180,10 @@ def hub_outside(root: Path, secret: Path) -> None:
 
 def one_file(root: Path, photos: Sequence[Photograph]) -> None:
     """Plain bytes, text labels, ids, and row groups out of the order of ids."""
-    path = root / "photographs.parquet"
-    there = [pq.read_table(path)] if path.exists() else []
-    made = pa.table(
-        {
-            "id": [photo.name for photo in photos],
-            "picture": [photo.data for photo in photos],
-            "class": pa.array([photo.label for photo in photos]).dictionary_encode(),
-            "split": [photo.split for photo in photos],
-        }
-    )
-    pq.write_table(pa.concat_tables([*there, made]).unify_dictionaries(), path, row_group_size=5)
+    rows = [{"id": p.name, "picture": p.data, "class": p.label, "split": p.split} for p in photos]
+    table = pa.Table.from_pylist(rows)
+    table = table.set_column(2, "class", table["class"].dictionary_encode())
+    pq.write_table(table, root / "photographs.parquet", row_group_size=5)
 
 
 def one_file_config(root: Path) -> SourceConfig:
@@ -223,14 +195,12 @@ def saved(root: Path, photos: Sequence[Photograph]) -> None:
     (root / "dataset_dict.json").write_text(json.dumps({"splits": ["train", "validation"]}))
     for split, name in (("train", "train"), ("val", "validation")):
         chosen = of_split(photos, split)
-        place = root / name
-        place.mkdir(exist_ok=True)
-        if chosen:
-            table = structs(chosen)
-            with pa.ipc.new_stream(place / f"data-{chosen[0].number:05d}-of-00099.arrow", table.schema) as stream:
-                stream.write_table(table, max_chunksize=3)
-        files = [{"filename": path.name} for path in sorted(place.glob("*.arrow"))]
-        (place / "state.json").write_text(json.dumps({"_data_files": files, "_split": name}))
+        place, file = root / name, f"data-{chosen[0].number:05d}-of-00099.arrow"
+        place.mkdir()
+        table = structs(chosen)
+        with pa.ipc.new_stream(place / file, table.schema) as stream:
+            stream.write_table(table, max_chunksize=3)
+        (place / "state.json").write_text(json.dumps({"_data_files": [{"filename": file}], "_split": name}))
         (place / "dataset_info.json").write_text(json.dumps({"features": FEATURES}))
 
 
@@ -246,9 +216,6 @@ def saved_outside(root: Path, secret: Path) -> None:
     (root / "train" / "state.json").write_text(json.dumps(state))
     (root / "dataset_dict.json").write_text(json.dumps({"splits": ["train", "validation", "../outside", 7]}))
     (outside.parent / "state.json").write_text(json.dumps({"_data_files": [{"filename": "other.arrow"}]}))
-
-
-# --- ImageNet ---------------------------------------------------------------------------------------------------------
 
 
 def imagenet(root: Path, photos: Sequence[Photograph]) -> None:
@@ -269,23 +236,26 @@ def synset_list(root: Path) -> SourceConfig:
 
 def kaggle_list(root: Path) -> SourceConfig:
     path = root.parent / "LOC_val_solution.csv"
-    names = [
-        f"ILSVRC2012_val_{n:08d},{CLASSES[n % 3]} 85 1 499 272 {CLASSES[n % 3]} 3 4 5 6 " for n in range(100, 0, -1)
-    ]
+    of = {n: CLASSES[n % 3] for n in range(100, 0, -1)}
+    names = [f"ILSVRC2012_val_{n:08d},{synset} 85 1 499 272 {synset} 3 4 5 6 " for n, synset in of.items()]
     path.write_text("\n".join(["ImageId,PredictionString", *names]) + "\n")
     return SourceConfig(kind="imagenet", synsets=path)
 
 
+def nothing(root: Path, secret: Path) -> None:
+    """No attack."""
+
+
 KINDS = [
-    Kind("folder", folder, ".", folder, link_into),
-    Kind("variants", pairs, ".", pairs, link_into_pairs, lambda root: SourceConfig(kind="variants")),
-    Kind("csv", listed(","), "list.csv", listed(","), list_outside),
-    Kind("tsv", listed("\t"), "list.tsv", listed("\t"), lambda root, secret: None),
-    Kind("tar", tar, ".", tar, tar_outside),
-    Kind("tar-pattern", tar, "{train,val}-*.tar", tar, tar_outside),
-    Kind("parquet-hub", hub, ".", hub, hub_outside),
-    Kind("parquet-file", one_file, "photographs.parquet", one_file, lambda root, secret: None, one_file_config),
-    Kind("arrow-saved", saved, ".", saved, saved_outside),
-    Kind("imagenet-list", imagenet, ".", imagenet, link_into, synset_list),
-    Kind("imagenet-kaggle", imagenet, ".", imagenet, link_into, kaggle_list),
+    Kind("folder", folder, ".", link_into),
+    Kind("variants", pairs, ".", link_into_pairs, lambda root: SourceConfig(kind="variants")),
+    Kind("csv", listed(","), "list.csv", list_outside),
+    Kind("tsv", listed("\t"), "list.tsv", nothing),
+    Kind("tar", tar, ".", tar_outside),
+    Kind("tar-pattern", tar, "{train,val}-*.tar", tar_outside),
+    Kind("parquet-hub", hub, ".", hub_outside),
+    Kind("parquet-file", one_file, "photographs.parquet", nothing, one_file_config),
+    Kind("arrow-saved", saved, ".", saved_outside),
+    Kind("imagenet-list", imagenet, ".", link_into, synset_list),
+    Kind("imagenet-kaggle", imagenet, ".", link_into, kaggle_list),
 ]

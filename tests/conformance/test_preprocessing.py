@@ -40,28 +40,26 @@ class Case:
     """A family: how a small network is saved, and its library's reference for an image.
 
     Attributes:
-    name: small preset created for the test, existing preset, or a library's own name.
-    like: preset that the small one is modelled on.
-    library: saves random weights and returns the library's network and transform.
-        canvas: side S in pixels.
+        name: small preset created for the test, existing preset, or a library's own name.
+        like: preset that the small one is modelled on.
+        library: saves random weights and returns the library's network and transform.
     """
 
     name: str
     like: str
     library: Callable[[Path], Library]
-    canvas: int = 224
 
 
 @cache
-def canvases(canvas: int = 224) -> NDArray[np.uint8]:
-    """Crops of photographs shipped with a package. Shape: (8, S, S, 3)."""
+def canvases() -> NDArray[np.uint8]:
+    """Crops of photographs shipped with a package. Shape: (8, 224, 224, 3)."""
     folder = Path(next(iter(importlib.import_module("sklearn.datasets.images").__path__)))
     out = []
     for name in ("china.jpg", "flower.jpg"):
         with Image.open(folder / name) as opened:
             picture = opened.convert("RGB")
         for left, top, side in ((0, 0, 224), (200, 100, 300), (100, 0, 427), (380, 200, 224)):
-            crop = picture.crop((left, top, left + side, top + side)).resize((canvas, canvas), Image.Resampling.BICUBIC)
+            crop = picture.crop((left, top, left + side, top + side)).resize((224, 224), Image.Resampling.BICUBIC)
             out.append(np.asarray(crop))
     return np.stack(out)
 
@@ -166,18 +164,18 @@ def cosines(got_BD: NDArray[np.floating], expected_BD: NDArray[np.floating]) -> 
     return (a * b).sum(1) / (np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1))
 
 
-def embedded(backbone: Backbone, how: str, canvas: int = 224) -> NDArray[np.float32]:
+def embedded(backbone: Backbone, how: str) -> NDArray[np.float32]:
     """Embeddings of the canvases by the compiled graph or by the module that it is gated against."""
     assert backbone.module is not None
     if how == "eager":
-        return TorchModule(backbone.module)(canvases(canvas))
-    graph = export(backbone.module, canvas=canvas, batch=BATCH).SerializeToString()
+        return TorchModule(backbone.module)(canvases())
+    graph = export(backbone.module, canvas=224, batch=BATCH).SerializeToString()
     runtime = OpenVINOGraph(lambda: graph, precision="fp32", threads=1, streams=1)
-    return np.asarray(next(iter(runtime(canvases(canvas)).values())))
+    return np.asarray(next(iter(runtime(canvases()).values())))
 
 
-def load(name: str, checkpoint: Path | None, canvas: int = 224) -> Backbone:
-    return registry.load(name, LoadContext(canvas, BATCH, 0, checkpoint))
+def load(name: str, checkpoint: Path | None) -> Backbone:
+    return registry.load(name, LoadContext(224, BATCH, 0, checkpoint))
 
 
 HOW = pytest.mark.parametrize("how", ["eager", pytest.param("compiled", marks=pytest.mark.slow)])
@@ -194,11 +192,11 @@ def test_a_family(case: Case, how: str, tmp_path: Path, monkeypatch: pytest.Monk
         model = MODELS.get(name) or network.pretrained_cfg["architecture"]
         side = 160 if case.name.startswith("can") else preset.side
         monkeypatch.setitem(PRESETS, name, dataclasses.replace(preset, name=name, model=model, side=side))
-    backbone = load(case.name, path, case.canvas)
-    pictures = [transform(Image.fromarray(picture)) for picture in canvases(case.canvas)]
+    backbone = load(case.name, path)
+    pictures = [transform(Image.fromarray(picture)) for picture in canvases()]
     with torch.inference_mode():
         expected = network(torch.stack(pictures)).numpy()
-    got = embedded(backbone, how, case.canvas)
+    got = embedded(backbone, how)
     assert got.shape == expected.shape == (BATCH, backbone.spec.dim)
     assert cosines(got, expected).min() >= 0.999
     np.testing.assert_allclose(np.linalg.norm(got, axis=1), np.linalg.norm(expected, axis=1), rtol=1e-2)

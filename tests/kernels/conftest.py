@@ -8,16 +8,24 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from types import ModuleType
 
+import numpy as np
 import pytest
 import torch
 
 import substyle.kernels
 
 Load = Callable[[str], ModuleType]
-HELPERS = (
-    "philox_triton",
-    "warp_triton",
-)  # their functions are inlined into the kernels of other files
+HELPERS = ("philox_triton", "warp_triton")  # their functions are inlined into the kernels of other files
+
+
+def pictures(*shape: int, seed: int = 0) -> torch.Tensor:
+    """Random bytes of that shape."""
+    return torch.from_numpy(np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8))
+
+
+def drawn(seed: int, *shape: int, dtype: torch.dtype = torch.float32, scale: float = 1.0) -> torch.Tensor:
+    """Normal numbers of that shape."""
+    return (torch.randn(shape, generator=torch.Generator().manual_seed(seed)) * scale).to(dtype)
 
 
 def _load(name: str) -> ModuleType:

@@ -63,9 +63,8 @@ def test_reference_is_the_definition() -> None:
 @pytest.mark.parametrize("own", slow_after(1, [True, False]))
 @pytest.mark.parametrize(
     ("sides", "channels"),
-    slow_after(
-        1, [((6, 10), (16, 32)), ((32, 32), (32, 32)), ((2, 2), (16, 16)), ((34, 30), (32, 16))]
-    ),  # 15, 256, 1 and 255 pixels
+    # 15, 256, 1 and 255 pixels
+    slow_after(1, [((6, 10), (16, 32)), ((32, 32), (32, 32)), ((2, 2), (16, 16)), ((34, 30), (32, 16))]),
 )
 def test_triton(place: Place, own: bool, sides: tuple[int, int], channels: tuple[int, int]) -> None:
     given = case(own=own, sides=sides, channels=channels, device=place.device)

@@ -33,9 +33,7 @@ def through_a_file(picture: np.ndarray, quality: int, chroma: str = "4:2:0") -> 
     return np.asarray(Image.open(file).convert("RGB"))
 
 
-@pytest.mark.parametrize(
-    "size", [(32, 32), (64, 48), (33, 50), (17, 8), (1, 1), (1, 40), (40, 1), (2, 3), (7, 5), (97, 97)]
-)
+@pytest.mark.parametrize("size", [(32, 32), (33, 50), (17, 8), (1, 1), (1, 40), (40, 1)])
 def test_the_pixels_of_libjpeg(size: tuple[int, int]) -> None:
     canvas = pictures(*size)
     for turn in range(3):  # each image at several qualities
@@ -66,13 +64,7 @@ GRAINY, EXTREME = {2: 10, 4: 100}, {7: 100, 9: 1}  # quality by picture; of qual
 
 @pytest.mark.parametrize(
     ("size", "some"),
-    slow_after(
-        1,
-        [
-            *(((0, 0), GRAINY), ((33, 50), EXTREME), ((17, 8), GRAINY), ((1, 1), EXTREME)),
-            *(((5, 4), GRAINY), ((6, 6), EXTREME), ((40, 1), GRAINY), ((1, 40), EXTREME)),
-        ],
-    ),
+    slow_after(1, [((0, 0), GRAINY), ((33, 50), EXTREME), ((1, 1), EXTREME), ((5, 4), GRAINY), ((40, 1), GRAINY)]),
 )
 def test_triton(place: Place, size: tuple[int, int], some: dict[int, int]) -> None:
     """Whole and partial units, programs that end within an image, and chroma of one, two and three columns."""

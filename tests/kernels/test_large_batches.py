@@ -8,7 +8,7 @@ from types import ModuleType
 import numpy as np
 import pytest
 import torch
-from tests.kernels.conftest import Place
+from tests.kernels.conftest import Place, pictures
 
 Make = Callable[[ModuleType, torch.Tensor], torch.Tensor]
 
@@ -38,7 +38,7 @@ def test_last_image(place: Place, name: str) -> None:
     if on_gpu and torch.cuda.get_device_properties(place.device).total_memory < 40 << 30:
         pytest.skip("such a batch takes up to 32 GiB")
     file, make = MAKE[name]
-    last = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (1, side, side, 3), dtype=np.uint8))
+    last = pictures(1, side, side, 3)
     canvas = torch.zeros(batch, side, side, 3, dtype=torch.uint8, device=place.device)
     canvas[-1] = last[0].to(place.device)
     module = place.load(file)

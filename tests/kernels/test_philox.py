@@ -1,10 +1,12 @@
-"""Philox against published vectors and a plain loop; the bulk generators against :func:`words`."""
+"""Philox against published vectors and a plain loop; the bulk generators and Triton against :func:`words`."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 import torch
+from tests.conftest import slow_after
+from tests.kernels.conftest import Place
 
 from substyle.kernels import philox
 
@@ -47,10 +49,13 @@ def test_words_have_the_documented_counter() -> None:
         assert got[i].tolist() == [word for block in blocks for word in block][:11]
 
 
-COUNTS = [0, 1, 7, 8, 9, 255, 256, 257, 1000]
-
-
-def check_bits(count: int) -> None:
+@pytest.mark.parametrize("compiled", [True, False])
+@pytest.mark.parametrize("count", [0, 7, 256, 257])
+def test_bits_are_halves_of_the_words(monkeypatch: pytest.MonkeyPatch, count: int, compiled: bool) -> None:
+    if not compiled:
+        monkeypatch.setattr(philox, "_compiled", lambda: None)
+    elif philox._compiled() is None:
+        pytest.skip("no C compiler")
     keys = philox.image_keys(0, ["x", "y"])
     words = philox.words(keys, "noise", -(-count // 2), stream=philox.NOISE)
     expected = np.stack([words & 0xFFFF, words >> 16], axis=-1).reshape(2, -1)[:, :count]
@@ -61,17 +66,13 @@ def check_bits(count: int) -> None:
     assert philox.bits16_torch(keys, "noise", count, torch.device("cpu")).tolist() == expected.tolist()
 
 
-@pytest.mark.parametrize("count", COUNTS)
-def test_compiled_bits_are_halves_of_the_words(count: int) -> None:
-    if philox._compiled() is None:
-        pytest.skip("no C compiler")
-    check_bits(count)
-
-
-@pytest.mark.parametrize("count", COUNTS)
-def test_bits_without_a_compiler_are_halves_of_the_words(monkeypatch: pytest.MonkeyPatch, count: int) -> None:
-    monkeypatch.setattr(philox, "_compiled", lambda: None)
-    check_bits(count)
+@pytest.mark.parametrize("count", slow_after(2, [1025, 9, 0, 1024]))
+def test_triton(place: Place, count: int) -> None:
+    keys = philox.image_keys(3, ["a/b.jpg", "ü\udcff", "c"])
+    for name, stream in (("gaussian_noise", philox.NOISE), ("elastic", philox.PARAMETERS), ("e", 2**31 - 1)):
+        got = place.load("philox_triton").bits16(keys, name, count, place.device, stream=stream)
+        assert got.dtype == torch.int32
+        assert torch.equal(got.cpu(), philox.bits16_torch(keys, name, count, torch.device("cpu"), stream=stream))
 
 
 def test_uniforms_are_uniform_and_below_one() -> None:

@@ -7,6 +7,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from scipy import stats
 
 from substyle.kernels import philox
 from substyle.kernels.shuffle import Shuffle
@@ -35,7 +36,7 @@ def plain(position: int, count: int, seed: int) -> int:
     return item
 
 
-@pytest.mark.parametrize("count", [1, 2, 3, 10, 255, 256, 257, 1_281_167, 39_716_177, 1 << 40])
+@pytest.mark.parametrize("count", [1, 3, 255, 256, 1_281_167, 1 << 40])
 def test_items_by_plain_integers(count: int) -> None:
     position = torch.cat([torch.arange(20), torch.randint(1 << 45, (50,), generator=torch.Generator().manual_seed(0))])
     before = position.clone()
@@ -44,21 +45,15 @@ def test_items_by_plain_integers(count: int) -> None:
     assert torch.equal(position, before)
 
 
-@pytest.mark.parametrize("count", [*range(1, 40), 255, 256, 257, 1000, 100_003])
-def test_each_item_comes_once_an_epoch(count: int) -> None:
-    epochs = Shuffle(count, 0, "x")(torch.arange(3 * count)).view(3, count)
-    assert torch.equal(epochs.sort().values, torch.arange(count).expand(3, -1))
+def test_each_item_comes_once_an_epoch() -> None:
+    for count in (*range(1, 40), 255, 256, 257, 10_007):
+        epochs = Shuffle(count, 0, "x")(torch.arange(3 * count)).view(3, count)
+        assert torch.equal(epochs.sort().values, torch.arange(count).expand(3, -1)), count
 
 
-def excess(counts: np.ndarray, freedom: int | None = None) -> float:
-    """Chi-square minus its mean, in its standard deviations."""
-    expected, freedom = counts.sum() / counts.size, counts.size - 1 if freedom is None else freedom
-    return float((((counts - expected) ** 2 / expected).sum() - freedom) / math.sqrt(2 * freedom))
-
-
-@pytest.mark.parametrize("count", [2, 3, 4, 5, 6])
+@pytest.mark.parametrize("count", [2, 3, 5])
 def test_all_orders_of_few_items_are_equally_likely(count: int) -> None:
     epochs = Shuffle(count, 0, "x")(torch.arange(30_000 * count)).view(-1, count).numpy()
     found, times = np.unique(epochs @ count ** np.arange(count), return_counts=True)
     assert len(found) == math.factorial(count)
-    assert excess(times) < 4
+    assert stats.chisquare(times).pvalue > 1e-4

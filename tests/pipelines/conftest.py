@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import io
-from collections.abc import Callable
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 from PIL import Image
+from tests.conftest import photograph
 
 from substyle.kernels import philox
 from substyle.pipelines.transforms import base
@@ -52,6 +53,13 @@ def encode(image: NDArray[Any] | Image.Image, kind: str = "JPEG", **options: obj
     return out.getvalue()
 
 
+def turned(orientation: int) -> Image.Exif:
+    """EXIF with an orientation."""
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    return exif
+
+
 @pytest.fixture(params=[64, 97])
 def canvas(request: pytest.FixtureRequest) -> NDArray[np.uint8]:
     """Eight (S, S, 3) images: scenes, noise, black, white, a checkerboard and a grey ramp; even and odd S."""
@@ -65,23 +73,34 @@ def canvas(request: pytest.FixtureRequest) -> NDArray[np.uint8]:
     return np.stack(images).astype(np.uint8)
 
 
+def keys_of(count: int) -> list[str]:
+    """Keys of photographs."""
+    return [f"class/{i}.jpg" for i in range(count)]
+
+
+def parameters(name: str, side: int, count: int = 8, **options: Any) -> dict[str, NDArray[Any]]:  # noqa: ANN401
+    """What a transformation draws for the photographs of :func:`variants`, as its implementation takes it."""
+    load_all()
+    return base.get(name).draw(philox.image_keys(7, keys_of(count)), side, **options)
+
+
+def variants(names: Sequence[str], canvas_BSSC: torch.Tensor, **options: Any) -> dict[str, torch.Tensor]:  # noqa: ANN401
+    """Pixels of some transformations, by name."""
+    load_all()
+    maker = VariantMaker(tuple(names), side=canvas_BSSC.shape[1], seed=7, batch=max(len(canvas_BSSC), 1), threads=2)
+    made = maker(canvas_BSSC, keys_of(len(canvas_BSSC)), **options)
+    return {variant.name: variant.pixels_BSSC.clone() for variant in made}
+
+
 def make_variant(name: str, canvas: NDArray[np.uint8], **options: Any) -> Made:  # noqa: ANN401
     """A transformation's pixels and the parameters it drew, as declared (before ``prepare``)."""
     load_all()
-    keys = [f"class/{i}.jpg" for i in range(len(canvas))]
-    side = canvas.shape[1]
-    drawn = dataclasses.replace(base.get(name), prepare=None).draw(philox.image_keys(7, keys), side)
-    maker = VariantMaker((name,), side=side, seed=7, batch=len(canvas), threads=2)
-    (variant,) = maker(torch.from_numpy(canvas), keys, **options)
-    return variant.pixels_BSSC.numpy(), drawn
+    keys_B = philox.image_keys(7, keys_of(len(canvas)))
+    drawn = dataclasses.replace(base.get(name), prepare=None).draw(keys_B, canvas.shape[1])
+    return variants([name], torch.from_numpy(canvas), **options)[name].numpy(), drawn
 
 
-@pytest.fixture
-def make() -> Callable[..., Made]:
-    """:func:`make_variant`."""
-    return make_variant
-
-
-def levels(a: NDArray[Any], b: NDArray[Any]) -> NDArray[np.float64]:
-    """Absolute difference in grey levels."""
-    return np.abs(np.asarray(a, dtype=np.float64) - np.asarray(b, dtype=np.float64))
+def photographs(side: int, count: int = 3) -> torch.Tensor:
+    """Smooth photographs, and noise as the last one. Shape: (B, S, S, 3) uint8."""
+    noise = np.random.default_rng(0).integers(0, 256, (side, side, 3), np.uint8)
+    return torch.from_numpy(np.stack([*(photograph(i, side, side) for i in range(count - 1)), noise]))

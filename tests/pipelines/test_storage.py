@@ -1,20 +1,37 @@
-"""Local paths and buckets behave alike; invalid URLs, and URLs that carry a secret, are rejected."""
+"""Every place does what `Place` says, on a disk and in a bucket; URLs that carry a secret are rejected."""
 
 from __future__ import annotations
 
 import pickle
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
 from tests.object_server import BUCKET, KEY, SECRET, Fault, Server
 
 from substyle.errors import ConfigError, SubstyleError
-from substyle.pipelines.storage import (
-    ObjectError,
-    ObjectPlace,
-    place,
-)
+from substyle.pipelines.storage import ObjectError, ObjectPlace, Place, place
+
+FILES = ("a/zarr.json", "b/c/0/0", "b/zarr.json", "notes-7.txt")
+
+
+def test_lists(home: Place) -> None:
+    """Beside the store is one whose name begins alike."""
+    store = home / "s"
+    for path in (*(store / name for name in FILES), home / "s2" / "other.txt"):
+        path.write(b"x")
+
+    def names(found: Iterable[Place]) -> list[str]:
+        return sorted(each.relative_to(store).as_posix() for each in found)
+
+    assert names(store.sizes()) == list(FILES)
+    assert names(store.files(".txt")) == ["notes-7.txt"]
+    assert store.files(".json") == (store / "nothing").files(".json") == []
+    assert names(store.glob("*/zarr.json")) == ["a/zarr.json", "b/zarr.json"]
+    assert names(store.glob("b/*/*/0")) == ["b/c/0/0"]
+    assert names(store.glob("notes-[0-9].txt")) == ["notes-7.txt"]
+    assert list(store.glob("nothing/*")) == list((store / "nothing").sizes()) == []
 
 
 def test_another_process_opens_the_same_place(bucket: ObjectPlace) -> None:
@@ -25,9 +42,8 @@ def test_another_process_opens_the_same_place(bucket: ObjectPlace) -> None:
 @pytest.mark.parametrize(
     "text",
     [
-        f"s3://{KEY}:{SECRET}@bucket/x", f"s3://{SECRET.replace('/', '')}@bucket/x", f"s3://bucket/x?sig={SECRET}",
-        f"az://container/x?sv=2020&sig={SECRET}", f"gs://bucket/x#{SECRET}", f"https://host/x?token={SECRET}",
-        f"s3://bucket?X-Amz-Signature={SECRET}", f"file://{KEY}:{SECRET}@host/x", f"file:///x?{SECRET}",
+        f"s3://{KEY}:{SECRET}@bucket/x", f"s3://bucket/x?sig={SECRET}", f"gs://bucket/x#{SECRET}",
+        f"https://host/x?token={SECRET}", f"file://{KEY}:{SECRET}@host/x", f"file:///x?{SECRET}", f"file:///x#{SECRET}",
     ],
 )  # fmt: skip
 def test_an_address_that_may_carry_a_secret_is_refused_and_not_repeated(text: str) -> None:

@@ -1,14 +1,21 @@
-"""The variant maker: independence of the batch, outputs, and rejected arguments."""
+"""The variant maker: independence of the batch, graphs for a GPU, transformations of plug-ins, and the gallery."""
 
 from __future__ import annotations
+
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from benchmarks import operators
+from benchmarks.gpu_check import tolerances
+from PIL import Image
+from tests.pipelines.conftest import encode, photographs, scene, variants
 
-from substyle.errors import ConfigError, SubstyleError
+from substyle.errors import ConfigError, ImageError, SubstyleError
 from substyle.pipelines import dali
-from substyle.pipelines.transforms import base
+from substyle.pipelines import variants as variants_module
+from substyle.pipelines.transforms import base, color
 from substyle.pipelines.transforms.registry import suite
 from substyle.pipelines.variants import VariantMaker, distinct, load_all, load_plugin
 
@@ -17,29 +24,12 @@ SIDE = 64
 OWN = tuple(name for name in suite("substance31") if base.get(name).made_by != "network")
 
 
-def images(count: int, side: int = SIDE) -> torch.Tensor:
-    """Smooth colours with grain."""
-    rng = np.random.default_rng(count)
-    y, x = np.mgrid[0:side, 0:side] / side
-    phase = rng.uniform(0, 6, (count, 1, 1, 3))
-    waves = 127 + 60 * np.sin(9 * x[..., None] + phase) + 50 * np.cos(8 * y[..., None] - phase)
-    return torch.from_numpy(np.clip(waves + rng.normal(0, 5, waves.shape), 0, 255).astype(np.uint8))
-
-
-def maker(names: tuple[str, ...] = OWN, *, batch: int = 16, threads: int = 2, seed: int = 3) -> VariantMaker:
-    return VariantMaker(names, side=SIDE, seed=seed, batch=batch, threads=threads)
-
-
-def stacked(m: VariantMaker, canvas: torch.Tensor, keys: list[str], test_B: np.ndarray | None = None) -> torch.Tensor:
-    return torch.stack([v.pixels_BSSC for v in m(canvas, keys, test_B)])
-
-
 def test_a_smaller_suite_makes_the_same_pixels() -> None:
-    canvas, keys = images(4), list("abcd")
-    whole = dict(zip(OWN, stacked(maker(), canvas, keys), strict=True))
+    canvas_BSSC = photographs(SIDE, 4)
+    whole = variants(OWN, canvas_BSSC)
     for name in ("motion_blur", "text_overlay", "swirl", "gaussian_noise"):
-        (variant,) = maker((name,))(canvas, keys)
-        assert torch.equal(variant.pixels_BSSC, whole[name])
+        assert torch.equal(variants([name], canvas_BSSC)[name], whole[name])
+    assert not variants(OWN, canvas_BSSC[:0])
 
 
 def test_distinct_is_one_grey_level_on_average() -> None:
@@ -56,10 +46,6 @@ def test_a_missing_network_is_named() -> None:
     with pytest.raises(ConfigError, match=r"multistyle.* style_glass") as caught:
         VariantMaker(("identity", "style_glass"), side=SIDE, seed=0, batch=4, threads=1, networks={})
     assert caught.value.field == "networks"
-
-
-def test_an_empty_batch() -> None:
-    assert list(maker()(images(2)[:0], [])) == []
 
 
 PLUGIN = """
@@ -101,24 +87,68 @@ def plugin(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 def test_a_plugin_adds_transformations(plugin: str) -> None:
-    canvas = images(2)
-    names = suite(f"{plugin}_solarize,{plugin}_negative")
-    made = {v.name: v.pixels_BSSC for v in maker(names)(canvas, ["a", "b"])}
+    canvas = photographs(SIDE, 2)
+    made = variants(suite(f"{plugin}_solarize,{plugin}_negative"), canvas)
     assert torch.equal(made[f"{plugin}_negative"], 255 - canvas)
     assert (made[f"{plugin}_solarize"] <= 191).all()
 
 
 def test_a_plugin_that_asks_for_an_unknown_argument_is_named(plugin: str) -> None:
     with pytest.raises(ConfigError, match=f"{plugin}_lost: argument.*amount"):
-        maker((f"{plugin}_lost",))
+        variants([f"{plugin}_lost"], photographs(SIDE, 1))
 
 
 @pytest.mark.parametrize(("name", "made"), [("wrong", "float32"), ("wide", "int32")])
 def test_a_plugin_that_makes_no_pixels_is_named(plugin: str, name: str, made: str) -> None:
     with pytest.raises(SubstyleError, match=rf"{plugin}_{name}.* torch\.{made}"):
-        list(maker((f"{plugin}_{name}",))(images(1), ["a"]))
+        variants([f"{plugin}_{name}"], photographs(SIDE, 1))
 
 
 def test_arguments_of_types_that_dali_has_not() -> None:
     with pytest.raises(ConfigError, match="complex64"):
         dali.dali_type(np.zeros(1, np.complex64))
+
+
+# --- graphs for a GPU -------------------------------------------------------------------------------------------------
+
+
+def test_the_table_of_operators_is_that_of_the_page() -> None:
+    text = operators.PAGE.read_text()
+    assert operators.page(text) == text
+
+
+def test_a_graph_for_a_gpu_has_the_pixels_of_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a GPU's definitions give on the CPU, within the bounds of the table."""
+    names = ("hue_shift", "saturate", "low_contrast", "zoom_blur", "jpeg")
+    canvas_BSSC = torch.from_numpy(np.stack([scene(97, 97, seed) for seed in range(4)]))
+    on_cpu, plain = variants(names, canvas_BSSC), base.Transformation.implementation
+    monkeypatch.setattr(VariantMaker, "on_gpu", property(lambda maker: True))
+    monkeypatch.setattr(base.Transformation, "implementation", lambda own, gpu: plain(own, gpu=True))
+    monkeypatch.setattr(color, "is_on_gpu", lambda canvas: True)
+    on_gpu = variants(names, canvas_BSSC)
+    for name in names:
+        good, text = tolerances.within(on_gpu[name], on_cpu[name], tolerances.VARIANTS[name])
+        assert good, f"{name}: {text}"
+    assert torch.equal(on_gpu["jpeg"], on_cpu["jpeg"])
+    assert torch.equal(on_gpu["low_contrast"], on_cpu["low_contrast"])
+    assert not torch.equal(on_gpu["zoom_blur"], on_cpu["zoom_blur"])  # another implementation
+
+
+# --- the gallery ------------------------------------------------------------------------------------------------------
+
+
+def test_gallery_holds_every_variant(tmp_path: Path) -> None:
+    names = ("identity", "gaussian_blur", "motion_blur", "jpeg", "grayscale")
+    made = variants_module.variants_of(encode(scene(80, 120), "PNG"), names, side=48)
+    assert tuple(made) == names
+    file = tmp_path / "variants_module.png"
+    variants_module.draw(made, {"jpeg": "JPEG"}, file, columns=1)
+    sheet = np.asarray(Image.open(file))
+    windows = np.lib.stride_tricks.sliding_window_view(sheet, (48, 48, 3))[:, variants_module.LABEL, 0]
+    for name, image in made.items():
+        assert any(np.array_equal(window, image) for window in windows), name
+
+
+def test_an_image_that_cannot_be_decoded() -> None:
+    with pytest.raises(ImageError, match=r"^p\.jpg: "):
+        variants_module.variants_of(b"hello", ("identity",), key="p.jpg")

@@ -25,7 +25,10 @@ def forgotten() -> Iterator[None]:
 
 
 EFFECTS = """
+import os
 import random
+import sys
+import time
 
 import numpy as np
 import torch
@@ -53,6 +56,18 @@ def small(image):
 
 def fails(image):
     raise RuntimeError("no")
+
+def ends(image):
+    os._exit(7)
+
+def leaves(image):
+    sys.exit(0)
+
+def sleeps(image):
+    time.sleep(100)
+
+def large(image):
+    return bytearray(64 << 30)
 """
 
 ROWS = """

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 import torch
 from tests.conftest import photograph
-from tests.pipelines.libraries.suites import forgotten, row, write
+from tests.pipelines.libraries.suites import PIPELINE, forgotten, row, write
 
 from substyle.engine.cli import main
 from substyle.engine.config import EmbedConfig, Settings
@@ -27,7 +27,6 @@ from substyle.errors import ConfigError, SubstyleError
 from substyle.kernels import philox
 from substyle.pipelines import libraries
 from substyle.pipelines.libraries import gmic, processes
-from substyle.pipelines.libraries.library import Library
 from substyle.pipelines.libraries.processes import pool
 from substyle.pipelines.plugins import ALLOW
 from substyle.pipelines.processes import Block, memory
@@ -131,40 +130,35 @@ def test_drawn_values_are_recorded_and_exact(here: Path) -> None:
     assert 0 <= angles.min() < angles.max() < 90
 
 
+def definition(folder: Path, text: str) -> str:
+    """The definition of the transformation of a suite file of one row, in a process that has loaded no other."""
+    for other in [each.name for each in base.REGISTRY.values() if each.library is not None]:
+        del base.REGISTRY[other]
+    folder.mkdir(exist_ok=True)
+    file = folder / "mine.toml"
+    file.write_text(row(text))
+    (name,) = load_suite(file)
+    return Definition(base.get(name).describe()).declared
+
+
 def test_a_definition_holds_library_version_and_parameters(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    load_suite(write(here))
-    rain = base.get("a_rain")
-    said = rain.describe()["library"]
+    rain = 'name = "x", of = "albumentations:RandomRain", parameters = { slant_range = [-%d, 10] }'
+    first = definition(here / "1", rain % 10)
+    said = base.get("x").describe()["library"]
     assert said["of"] == "albumentations:RandomRain"
     assert said["arguments"] == {"p": 1.0, "slant_range": [-10, 10]}
     assert {"numpy", "scipy", "albucore"} < set(said["versions"])
-    before = {
-        name: Definition(base.get(name).describe()).declared for name in ("a_rain", "t_jitter", "p_sepia", "a_pipeline")
-    }
-    changed = row('name = "a_rain", of = "albumentations:RandomRain", parameters = { slant_range = [-9, 10] }')
-    assert definition(here / "1", changed, "a_rain") != before["a_rain"]
-    jitter = row(
-        'name = "t_jitter", of = "torchvision:ColorJitter", parameters = { hue = 0.4, brightness = [0.5, 1.5] }'
-    )
-    assert definition(here / "2", jitter, "t_jitter") == before["t_jitter"]
+    assert definition(here / "2", rain % 9) != first == definition(here / "3", rain % 10)
+    pipeline = 'name = "x", of = "albumentations:pipeline", file = "augment.json"'
+    found = []
+    for number, chance in enumerate(("0.5", "0.5", "0.6")):
+        content = write(here / f"pipeline{number}").with_name("augment.json")
+        content.write_text(PIPELINE.replace('HorizontalFlip", "p": 0.5', f'HorizontalFlip", "p": {chance}'))
+        found.append(definition(content.parent, pipeline))
+    assert found[0] == found[1] != found[2]
     versions = metadata.version
-    monkeypatch.setattr(metadata, "version", lambda name: "9.9" if name == "torchvision" else versions(name))
-    assert definition(here / "3", jitter, "t_jitter") != before["t_jitter"]
-    pipeline = row('name = "a_pipeline", of = "albumentations:pipeline", file = "augment.json"')
-    assert definition(here / "4", pipeline, "a_pipeline") == before["a_pipeline"]
-    file = write(here / "5", pipeline)
-    content = file.with_name("augment.json")
-    content.write_text(content.read_text().replace('HorizontalFlip", "p": 0.5', 'HorizontalFlip", "p": 0.6'))
-    assert definition(here / "5", None, "a_pipeline") != before["a_pipeline"]
-
-
-def definition(folder: Path, rows: str | None, name: str) -> str:
-    """The definition of a transformation of a suite file, in a process that has loaded no other."""
-    file = folder / "mine.toml" if rows is None else write(folder, rows)
-    for other in [each.name for each in base.REGISTRY.values() if each.library is not None]:
-        del base.REGISTRY[other]
-    load_suite(file)
-    return Definition(base.get(name).describe()).declared
+    monkeypatch.setattr(metadata, "version", lambda name: "9.9" if name == "albumentations" else versions(name))
+    assert definition(here / "4", rain % 10) != first
 
 
 @pytest.mark.slow
@@ -203,28 +197,18 @@ def test_an_edited_function_makes_other_pixels(fresh: Path, monkeypatch: pytest.
         ('name = "x", of = "kornia:RandomMotionBlur"', "kernel_size, angle, direction"),
         ('name = "x", of = "torchvision:Lambda", parameters = { lambd = "print" }', "Lambda"),
         ('name = "x", of = "torchvision:ColorJitter", parameters = { hue = { uniform = [0, 3] } }', "hue = 3.0"),
-        ('name = "x", of = "torchvision:ColorJitter", parameters = { hue = { uniform = [0, "a"] } }', "low, high"),
         ('name = "x", of = "torchvision:ColorJitter", parameters = { hue = { one_of = ["a"] } }', "list of numbers"),
         ('name = "x", of = "torchvision:ColorJitter", parameters = { hue = 1979-05-27 }', "a finite number"),
         ('name = "x", of = "torchvision:ColorJitter", file = "augment.json"', "takes a file"),
         ('name = "x", of = "torchvision:ColorJitter", picture = "x.png"', "for pictures"),
-        ('name = "x", of = "torchvision:ColorJitter", kind = "colour"', "kind.*recolor"),
-        ('name = "x", of = "torchvision:ColorJitter", role = "both"', "role.*held_out"),
         ('name = "x", of = "jpeg", file = "augment.json"', "no transformation of a library"),
-        ('name = "x", of = "gmic:fx_engrave", parameters = { radius = 7 }', "not a number from 0 to 2"),
         ('name = "x", of = "gmic:fx_engrave", parameters = { radius = "1 output x" }', "not a number from 0 to 2"),
-        ('name = "x", of = "gmic:fx_engrave", parameters = { radius = true }', "not a number"),
-        ('name = "x", of = "gmic:fx_engrave 1 output x"', "such as"),
         ('name = "x", of = "gmic:exec"', "of: "),
-        ('name = "x", of = "opencv:imread"', "of: "),
         ('name = "x", of = "opencv:cartoon", parameters = { levels = 1 }', "not a number from 2 to 64"),
         ('name = "x", of = "opencv:cartoon", parameters = { levels = 2.7 }', "not a whole number"),
-        ('name = "x", of = "opencv:cartoon", parameters = { threshold = true }', "not a number from -255"),
         ('name = "x", of = "opencv:pencil_sketch", parameters = { color = 5 }', "not true or false"),
-        ('name = "x", of = "opencv:cartoon", parameters = { block = "9" }', "not a number from 3 to 99"),
         ('name = "x", of = "opencv:stylization", parameters = { sigma_r = { uniform = [0.1, 2] } }', "sigma_r = 2.0"),
         ('name = "x", of = "python:my_effects:sepia"', "strength"),
-        ('name = "x", of = "python:my_effects:sepia", parameters = { strong = 1.0 }', "strong.*strength"),
         ('name = "x", of = "python:my_effects:absent"', "absent"),
         ('name = "x", of = "python:absent_module:f"', "absent_module"),
     ],
@@ -249,75 +233,36 @@ def test_other_pixels_and_failures_are_named(fresh: Path) -> None:
     assert made(suite("torchvision:ColorJitter"), "a", canvases(1))  # the processes still work
 
 
-ENDS = """
-import os, sys, time
-
-def now(image):
-    os._exit(7)
-
-def leaves(image):
-    sys.exit(0)
-
-def sleeps(image):
-    time.sleep(100)
-    return image
-
-def large(image):
-    return bytearray(64 << 30)
-
-def says(image):
-    print("not an answer")
-    return image
-"""
-
-
-@pytest.fixture
-def ends(fresh: Path) -> Path:
-    """Functions that do not return."""
-    (fresh / "ends.py").write_text(ENDS)
-    return fresh
-
-
-def pool_of(threads: int) -> processes.Pool:
-    """The pool with processes that have begun."""
-    made(suite("torchvision:ColorJitter"), "a", canvases(1), threads)
-    return processes.pool(threads)
-
-
-def pids(pool: processes.Pool) -> list[int]:
-    assert pool._executor is not None
-    return list(pool._executor._processes)
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("function", "said"),
     [
-        ("now", "x: a process that transforms photographs has ended"),
-        ("leaves", r"x \(python:ends:leaves\) failed: SystemExit: 0"),
-        ("large", r"x \(python:ends:large\) failed: MemoryError"),
+        ("ends", "x: a process that transforms photographs has ended"),
+        ("leaves", r"x \(python:my_effects:leaves\) failed: SystemExit: 0"),
+        ("large", r"x \(python:my_effects:large\) failed: MemoryError"),
         ("sleeps", "x: took more than 1 s for a photograph"),
     ],
 )
 def test_a_transformation_that_does_not_return(
-    ends: Path, function: str, said: str, monkeypatch: pytest.MonkeyPatch
+    fresh: Path, function: str, said: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    load_suite(write(ends, row(f'name = "x", of = "python:ends:{function}"')))
-    pool_of(2)
-    monkeypatch.setattr(processes, "_PATIENCE_S", 1.0)
-    with pytest.raises(SubstyleError, match=said):
-        made(("x",), "a", canvases(1))
-    monkeypatch.undo()
-    os.environ[ALLOW] = "1"
-    assert made(suite("torchvision:ColorJitter"), "a", canvases(1))
+    load_suite(write(fresh, row(f'name = "x", of = "python:my_effects:{function}"')))
+    other = suite("torchvision:ColorJitter")
+    assert made(other, "a", canvases(1))  # the processes have begun
+    with monkeypatch.context() as patch:
+        patch.setattr(processes, "_PATIENCE_S", 1.0)
+        with pytest.raises(SubstyleError, match=said):
+            made(("x",), "a", canvases(1))
+    assert made(other, "a", canvases(1))
 
 
 @pytest.mark.slow
 def test_processes_that_are_killed_while_they_wait(fresh: Path) -> None:
-    write(fresh)
     names = suite("torchvision:ColorJitter,kornia:RandomGaussianNoise")
     expected = made(names, "ab", canvases(2))
-    for pid in pids(pool_of(2)):
+    executor = pool(2)._executor
+    assert executor is not None
+    for pid in list(executor._processes):
         os.kill(pid, signal.SIGKILL)
     time.sleep(0.5)
     with suppress(SubstyleError):  # if it had not been noticed yet
@@ -337,14 +282,14 @@ def test_another_file_of_the_same_descriptor_is_not_touched(tmp_path: Path) -> N
     assert block.array((1000,))[0] == 7
 
 
-@pytest.mark.parametrize("name", ["albumentations", "kornia", "torchvision"])
-def test_no_argument_of_an_offered_transformation_is_open(name: str) -> None:
+def test_no_argument_of_an_offered_transformation_is_open() -> None:
     """Those through which a file could be opened, or weights be downloaded, are not offered."""
-    library = libraries.library(name)
-    assert not {"Lambda", "RandomDissolving", "TextImage", "FDA", "HistogramMatching"} & set(library.names())
-    for each in library.names():
-        assert "**" not in library.parameters(each), each
-        assert not re.search("path|file|url|model|fn$", " ".join(library.parameters(each))), each
+    for name in ("albumentations", "kornia", "torchvision"):
+        library = libraries.library(name)
+        assert not {"Lambda", "RandomDissolving", "TextImage", "FDA", "HistogramMatching"} & set(library.names())
+        for each in library.names():
+            assert "**" not in library.parameters(each), each
+            assert not re.search("path|file|url|model|fn$", " ".join(library.parameters(each))), each
 
 
 def test_names_on_the_command_line(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -362,16 +307,9 @@ def test_names_on_the_command_line(here: Path, capsys: pytest.CaptureFixture[str
 
 
 def test_a_library_that_is_not_installed(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    class Absent(Library):
-        prefix, module, distributions, extra = "kornia", "substyle_absent", (), "kornia"
-
-        def names(self) -> dict[str, object]:
-            return {}
-
-        def apply(self, made: object, image_SSC: object, seed: int) -> object:
-            return image_SSC
-
-    monkeypatch.setattr(libraries, "library", lambda prefix: Absent())
+    absent = type(libraries.library("kornia"))()
+    absent.module = "substyle_absent"
+    monkeypatch.setattr(libraries, "library", lambda prefix: absent)
     assert "pip install 'substyle[kornia]'" in refusal(here, 'name = "x", of = "kornia:RandomMotionBlur"')
     assert not libraries.installed()
 

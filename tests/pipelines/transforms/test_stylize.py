@@ -59,13 +59,6 @@ def test_the_suite() -> None:
     assert [each.name for each in known if each.role == "train"] == ["style_starry", "style_expressionist"]
 
 
-def test_another_key_is_another_picture() -> None:
-    maker = VariantMaker(STYLES, side=96, seed=0, batch=5, threads=1)
-    canvas = torch.from_numpy(stack(PICTURES[:1], 96)).expand(5, -1, -1, -1)
-    for variant in maker(canvas, list("abcde")):
-        assert len({pixels.numpy().tobytes() for pixels in variant.pixels_BSSC}) > 1, variant.name
-
-
 @pytest.mark.slow
 def test_all_are_visible_and_unlike_each_other() -> None:
     x = torch.from_numpy(stack(PICTURES, 224)).double()
@@ -82,10 +75,10 @@ def test_the_picture_is_still_there() -> None:
     photographs = [Picture("photograph", seed) for seed in (0, 1)]
 
     def kind(pixels: NDArray[np.uint8]) -> NDArray[np.float64]:
-        return ndimage.gaussian_filter(pixels.mean(-1), 6).ravel()
+        return ndimage.gaussian_filter(pixels.mean(-1), 3).ravel()
 
-    own, other = (kind(each.canvas(224)) for each in photographs)
-    for name, pixels in made(STYLES, photographs[:1], 224).items():
+    own, other = (kind(each.canvas(112)) for each in photographs)
+    for name, pixels in made(STYLES, photographs[:1], 112).items():
         found = kind(pixels[0].numpy())
         right, wrong = (abs(np.corrcoef(found, each)[0, 1]) for each in (own, other))
         assert right > max(0.5, wrong), (name, right, wrong)

@@ -1,7 +1,10 @@
-"""Suites agree with the registry; names are validated."""
+"""Suites of the package, names and files of suites, and styles of pictures that files name."""
 
 from __future__ import annotations
 
+import hashlib
+import os
+import re
 import traceback
 from collections import Counter
 from collections.abc import Iterator
@@ -13,20 +16,27 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tests.conftest import slow_after
+from tests.conftest import jpeg, photograph, slow_after
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from substyle.engine.store.catalog import Definition
 from substyle.errors import ConfigError
 from substyle.kernels import philox
-from substyle.pipelines.transforms import base
+from substyle.pipelines.transforms import base, registry, style
 from substyle.pipelines.transforms.base import Choice, Uniform
-from substyle.pipelines.transforms.registry import load_file, suite, suites
-from substyle.pipelines.variants import load_all
+from substyle.pipelines.transforms.registry import load_all, load_file, load_suite, suite, suites
+
+
+@pytest.fixture(autouse=True)
+def own(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A registry that the test may change, without those of suite files of other tests."""
+    monkeypatch.setattr(base, "REGISTRY", dict(load_all()))
+    monkeypatch.setattr(registry, "_loaded", [])
+    yield
+    load_file.cache_clear()
 
 
 def test_substance31() -> None:
-    load_all()
     names = suite("substance31")
     assert len(names) == len(set(names)) == 31
     assert names[0] == "identity"
@@ -75,15 +85,14 @@ def test_kernels_keep_to_the_device_of_the_canvas(name: str) -> None:
     assert made or name == "mini5"
 
 
-@pytest.mark.parametrize("text", ["jpeg,elastic", " jpeg , identity, elastic ", "identity,jpeg,elastic,"])
-def test_names_separated_by_commas(text: str) -> None:
-    assert suite(text) == ("identity", "jpeg", "elastic")
+def test_names_separated_by_commas() -> None:
+    for text in ("jpeg,elastic", " jpeg , identity, elastic ", "identity,jpeg,elastic,"):
+        assert suite(text) == ("identity", "jpeg", "elastic")
 
 
 @pytest.mark.parametrize(
     ("text", "field", "given", "named"),
     [
-        ("substance32", "suite", "substance32", "substance31"),
         ("jpeg,gausian_blur", "suite", "gausian_blur", "gaussian_blur"),
         ("jpeg@3", "severity", "jpeg@3", ""),
         ("jpeg@x", "suite", "jpeg@x", "@1..5"),
@@ -97,15 +106,6 @@ def test_wrong_names(text: str, field: str, given: str, named: str) -> None:
         suite(text)
     assert (caught.value.field, caught.value.given) == (field, given)
     assert named in caught.value.allowed
-
-
-@pytest.fixture
-def own(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """A registry that the test may change."""
-    load_all()
-    monkeypatch.setattr(base, "REGISTRY", dict(load_all()))  # without those of suite files of other tests
-    yield
-    load_file.cache_clear()
 
 
 FILE = """
@@ -125,7 +125,7 @@ def _file(folder: Path, text: str = FILE) -> Path:
     return path
 
 
-def test_a_suite_file(own: None, tmp_path: Path) -> None:
+def test_a_suite_file(tmp_path: Path) -> None:
     names = suite(f"saturate,{_file(tmp_path)}")
     assert names == ("identity", "saturate", "grayscale", "brightness", "jpeg_web", "jpeg_sweep", "blurred")
     assert base.get("brightness").role == "held_out"
@@ -137,13 +137,13 @@ def test_a_suite_file(own: None, tmp_path: Path) -> None:
     assert len({Definition(base.get(name).describe()).declared for name in names}) == 7
 
 
-def test_coarse_is_read_as_kind_with_a_line(own: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_coarse_is_read_as_kind_with_a_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     suite(str(_file(tmp_path, FILE.replace("kind =", "coarse ="))))
     assert base.get("jpeg_web").kind == "sensor"
     assert "coarse is called kind now" in capsys.readouterr().err
 
 
-def test_severities_are_paired_and_the_whole_draws_among_them(own: None, tmp_path: Path) -> None:
+def test_severities_are_paired_and_the_whole_draws_among_them(tmp_path: Path) -> None:
     suite(str(_file(tmp_path)))
     assert suite("jpeg_sweep@1..3+mini5") == (
         *("identity", "jpeg_sweep@1", "jpeg_sweep@2", "jpeg_sweep@3"),
@@ -169,66 +169,164 @@ def test_severities_are_paired_and_the_whole_draws_among_them(own: None, tmp_pat
         whole.at(3)
 
 
-def test_an_unknown_role_is_refused(own: None) -> None:
-    known = base.get("jpeg")
+def test_an_unknown_role_is_refused() -> None:
     with pytest.raises(ConfigError) as caught:
-        base.register(replace(known, name="mine", role="heldout"))  # type: ignore[arg-type]
+        base.register(replace(base.get("jpeg"), name="mine", role="heldout"))  # type: ignore[arg-type]
     assert (caught.value.field, caught.value.given) == ("mine.role", "heldout")
 
 
-@pytest.mark.parametrize(
-    ("text", "field"),
-    [
-        ("", "suite own.toml: transformations"),
-        ("transformations = 3", "suite own.toml: transformations"),
-        ("transformations = [3]", "suite own.toml: transformations[0]"),
-        ("transformations = [{}]", "suite own.toml: transformations[0]"),
-        ('transformations = [{ name = "jpeg", colour = 1 }]', "suite own.toml: transformations[0]"),
-        ('transformations = ["none"]', "transformation"),
-        ('transformations = [{ name = "jpeg", role = "test" }]', "suite own.toml: transformations[0].role"),
-        ('transformations = [{ name = "jpeg", kind = "x" }]', "suite own.toml: transformations[0].kind"),
-        ('transformations = [{ name = "jpeg", parameters = { quality = [5] } }]', "suite own.toml: transformations[0]"),
-        (
-            'transformations = [{ name = "a", of = "jpeg", parameters = { q = [5] } }]',
-            "suite own.toml: transformations[0].parameters",
-        ),
-        (
-            'transformations = [{ name = "a", of = "jpeg", parameters = { quality = ["x"] } }]',
-            "suite own.toml: transformations[0].parameters.quality",
-        ),
-        (
-            'transformations = [{ name = "a", of = "jpeg", severities = { quality = { uniform = [1, 2] } } }]',
-            "suite own.toml: transformations[0].severities.quality",
-        ),
-        (
-            'transformations = [{ name = "a", of = "motion_blur", parameters = { line = [3] } }]',
-            "suite own.toml: transformations[0].parameters.line",
-        ),
-        *(
-            (
-                f'transformations = [{{ name = "a", of = "{of}", parameters = {{ {parameter} = {values} }} }}]',
-                f"suite own.toml: transformations[0].parameters.{parameter}",
-            )
-            for of, parameter, values in (
-                ("gaussian_blur", "sigma", "[2, 8]"),
-                ("gaussian_blur", "sigma", "{ uniform = [1, 7] }"),
-                ("imagenet_c_gaussian_blur", "sigma", "[0]"),
-                ("motion_blur", "line", "[[40, 30]]"),
-                ("motion_blur", "angle", "[90]"),
-                ("imagenet_c_motion_blur", "line", "[[25, 5]]"),
-                ("defocus_blur", "radius", "[15]"),
-                ("elastic", "smoothing", "[0.05]"),
-                ("shot_noise", "rate", "[1000]"),
-                ("imagenet_c_fog", "severity", "[9]"),
-                ("imagenet_c_fog", "severity", "[1.5]"),
-                ("imagenet_c_fog", "severity", "{ uniform = [1, 5] }"),
-            )
-        ),
-        ('transformations = [{ name = "a/b", of = "jpeg" }]', "transformation"),
-        ('transformations = [{ name = "gaussian_noise", of = "jpeg" }]', "transformation"),
-    ],
-)
-def test_wrong_suite_files(own: None, tmp_path: Path, text: str, field: str) -> None:
+@pytest.mark.parametrize("text", ["", "transformations = 3"])
+def test_a_file_without_transformations(tmp_path: Path, text: str) -> None:
     with pytest.raises(ConfigError) as caught:
         suite(str(_file(tmp_path, text)))
-    assert caught.value.field == field
+    assert caught.value.field == "suite own.toml: transformations"
+
+
+@pytest.mark.parametrize(
+    ("row", "field"),
+    [
+        ("3", ""),
+        ("{}", ""),
+        ('{ name = "jpeg", colour = 1 }', ""),
+        ('{ name = "jpeg", role = "test" }', ".role"),
+        ('{ name = "jpeg", kind = "x" }', ".kind"),
+        ('{ name = "jpeg", parameters = { quality = [5] } }', ""),
+        ('{ name = "a", of = "jpeg", parameters = { q = [5] } }', ".parameters"),
+        ('{ name = "a", of = "jpeg", parameters = { quality = ["x"] } }', ".parameters.quality"),
+        ('{ name = "a", of = "jpeg", severities = { quality = { uniform = [1, 2] } } }', ".severities.quality"),
+        ('{ name = "a", of = "motion_blur", parameters = { line = [3] } }', ".parameters.line"),
+        ('{ name = "a", of = "motion_blur", parameters = { line = [[40, 30]] } }', ".parameters.line"),
+        ('{ name = "a", of = "motion_blur", parameters = { angle = [90] } }', ".parameters.angle"),
+        ('{ name = "a", of = "gaussian_blur", parameters = { sigma = { uniform = [1, 7] } } }', ".parameters.sigma"),
+        ('{ name = "a", of = "imagenet_c_gaussian_blur", parameters = { sigma = [0] } }', ".parameters.sigma"),
+        ('{ name = "a", of = "imagenet_c_motion_blur", parameters = { line = [[25, 5]] } }', ".parameters.line"),
+        ('{ name = "a", of = "defocus_blur", parameters = { radius = [15] } }', ".parameters.radius"),
+        ('{ name = "a", of = "elastic", parameters = { smoothing = [0.05] } }', ".parameters.smoothing"),
+        ('{ name = "a", of = "shot_noise", parameters = { rate = [1000] } }', ".parameters.rate"),
+        ('{ name = "a", of = "imagenet_c_fog", parameters = { severity = [9] } }', ".parameters.severity"),
+        ('{ name = "a", of = "imagenet_c_fog", parameters = { severity = [1.5] } }', ".parameters.severity"),
+        ('"none"', "transformation"),
+        ('{ name = "a/b", of = "jpeg" }', "transformation"),
+        ('{ name = "gaussian_noise", of = "jpeg" }', "transformation"),
+    ],
+)
+def test_wrong_suite_files(tmp_path: Path, row: str, field: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        suite(str(_file(tmp_path, f"transformations = [{row}]")))
+    expected = f"suite own.toml: transformations[0]{field}" if field != "transformation" else field
+    assert caught.value.field == expected
+
+
+# --- pictures ---------------------------------------------------------------------------------------------------------
+
+
+def load(folder: Path, *rows: str) -> tuple[str, ...]:
+    """The transformations of a suite file with these rows."""
+    base.REGISTRY.clear()
+    base.REGISTRY.update(load_all())
+    load_file.cache_clear()
+    return load_suite(_file(folder, f"transformations = [{', '.join(rows)}]"))
+
+
+def row(picture: str, name: str = "monet", of: str = "style_arbitrary") -> str:
+    return f'{{ name = "{name}", of = "{of}", picture = "{picture}" }}'
+
+
+def definition(folder: Path, picture: str) -> tuple[str, object]:
+    """Hash and digest of the style `monet` of a picture."""
+    load(folder, row(picture))
+    made = base.get("monet")
+    return Definition(made.describe()).declared, made.describe()["picture"]
+
+
+def test_the_definition_is_that_of_the_bytes_and_not_of_the_path(tmp_path: Path) -> None:
+    first, other = jpeg(photograph(0)), jpeg(photograph(1))
+    (tmp_path / "a.jpg").write_bytes(first)
+    one, digest = definition(tmp_path, "a.jpg")
+    assert digest == hashlib.sha256(first).hexdigest()
+    (tmp_path / "below").mkdir()
+    (tmp_path / "below" / "b.png").write_bytes(first)
+    assert definition(tmp_path, "below/b.png") == (one, digest)
+    (tmp_path / "a.jpg").write_bytes(other)
+    assert definition(tmp_path, "a.jpg")[0] != one
+    assert "a.jpg" not in str(base.get("monet").describe())
+    packaged = base.get("style_arbitrary").describe()
+    assert not {"picture", "generator"} & set(packaged)
+
+
+FOLDER = '{ pictures = "paintings/", of = "style_arbitrary" }'
+
+
+def paintings(folder: Path, *names: str) -> Path:
+    """A folder of pictures."""
+    path = folder / "paintings"
+    path.mkdir()
+    for number, name in enumerate(names):
+        (path / name).write_bytes(jpeg(photograph(number)))
+    return path
+
+
+def test_a_folder_without_pictures_or_with_too_many(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = paintings(tmp_path)
+    (path / "notes.txt").write_text("no picture")
+    refused(tmp_path, FOLDER, "pictures", "1 to 1000 pictures.*not 0")
+    monkeypatch.setattr(registry, "MOST_PICTURES", 1)
+    for name in "ab":
+        (path / f"{name}.jpg").write_bytes(jpeg(photograph(0)))
+    refused(tmp_path, FOLDER, "pictures", "1 to 1 pictures.*not 2")
+
+
+@pytest.mark.parametrize("names", [("a b.jpg", "a_b.jpg"), ("wave.jpg",)])
+def test_a_name_that_is_taken(tmp_path: Path, names: tuple[str, ...]) -> None:
+    paintings(tmp_path, *names)
+    refused(tmp_path, FOLDER, "pictures", f"got 'paintings/{re.escape(names[-1])}'.*another name than style_")
+
+
+def refused(folder: Path, row: str, field: str, message: str = "") -> None:
+    with pytest.raises(ConfigError, match=message) as caught:
+        load(folder, row)
+    assert caught.value.field == f"suite own.toml: transformations[0]{f'.{field}' * bool(field)}"
+
+
+@pytest.mark.parametrize("how", ["above", "absolute", "link", "folder link", "empty", "pipe", "folder", "missing"])
+def test_what_is_no_file_below_the_folder_is_not_opened(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    folder = tmp_path / "suite"
+    folder.mkdir()
+    outside = paintings(tmp_path, "x.jpg")
+    (folder / "link.jpg").symlink_to(outside / "x.jpg")
+    (folder / "linked").symlink_to(outside)
+    os.mkfifo(folder / "pipe.jpg")
+    named = {
+        **{"above": "../paintings/x.jpg", "absolute": str(outside / "x.jpg"), "link": "link.jpg", "empty": ""},
+        **{"folder link": "linked/x.jpg", "pipe": "pipe.jpg", "folder": "linked/..", "missing": "x.jpg"},
+    }[how]
+    opened: list[bytes] = []
+    monkeypatch.setattr(style, "decode_picture", opened.append)
+    refused(folder, row(named), "picture", f"got {re.escape(repr(named))}.*below the folder of the suite file")
+    assert not opened
+    for pictures in ("../paintings", str(outside), "linked", ".", "", "pipe.jpg"):
+        refused(folder, f'{{ pictures = "{pictures}", of = "style_arbitrary" }}', "pictures", "a folder below")
+    inside = folder / "inside"
+    inside.mkdir()
+    (inside / "x.jpg").symlink_to(outside / "x.jpg")
+    refused(folder, '{ pictures = "inside", of = "style_arbitrary" }', "picture", "inside/x.jpg.*a symbolic link")
+    assert not opened
+
+
+@pytest.mark.parametrize(
+    ("written", "field", "message"),
+    [
+        (row("a.jpg", of="style_wave"), "of", "got 'style_wave'; allowed: with a picture: style_arbitrary, style_tis"),
+        ('{ name = "style_bricks", picture = "a.jpg" }', "of", "got None"),
+        ('{ pictures = "paintings", of = "style_glyphs_stitches" }', "of", "got 'style_glyphs_stitches'"),
+        ('{ name = "a", of = "style_arbitrary", picture = 3 }', "picture", "got 3"),
+        ('{ pictures = 3, of = "style_arbitrary" }', "", "a name, or a table with"),
+        ('{ pictures = "paintings", picture = "a.jpg", of = "style_arbitrary" }', "", "pictures without picture"),
+    ],
+)
+def test_wrong_rows(tmp_path: Path, written: str, field: str, message: str) -> None:
+    (tmp_path / "a.jpg").write_bytes(jpeg(photograph(0)))
+    paintings(tmp_path, "a.jpg")
+    refused(tmp_path, written, field, message)
