@@ -11,47 +11,19 @@ from typing import Any
 
 from hypothesis import strategies as st
 from hypothesis.strategies import SearchStrategy
+from tests.toml import BIG, DEEP
 
-DEEP, BIG = "@deep@", "@big@"  # stand for nesting and a number that Python's own writers refuse
 _FOR = {f'"{DEEP}"': "[" * 20_000 + "]" * 20_000, f'"{BIG}"': "9" * 5_000}
 _JUNK: list[Any] = [
     *(None, True, False, 0, -1, 1, 2, 7, 255, 2**31, 2**53, 2**63 - 1, 2**63, 2**64, -(2**63) - 1, 10**400, BIG, DEEP),
     *(0.0, -0.0, 0.5, -1.5, 1e-320, 1e308, -1e308, math.nan, math.inf, -math.inf),
-    *(
-        "",
-        " ",
-        "x",
-        "0",
-        "1",
-        "-1",
-        "nan",
-        "true",
-        "\x00",
-        "a\nb",
-        "\ud800",
-        "é",
-        "e\u0301",
-        "🖼",
-        "../x",
-        "/",
-        "x" * 5_000,
-    ),
+    *("", " ", "x", "0", "1", "-1", "nan", "true", "\x00", "a\nb", "\ud800", "é", "e\u0301", "🖼", "../x", "/"),
+    "x" * 5_000,
     *("identity", "jpeg", "float16", "float32", "int16", "train", "val", "linear", "big", "little", "Infinity"),
     *([], {}, [[]], [None], [0], [1, 2], [0.1, 0.2], ["x"], [{}], {"": 0}, {"name": "x"}, {"x": [0]}, [0.5] * 300),
 ]
-_KEYS = [
-    "",
-    "x",
-    "name",
-    "dim",
-    "schema",
-    "digest",
-    "attributes",
-    "consolidated_metadata",
-    "must_understand",
-    "extra",
-    "0",
-]
+_KEYS = ["", "x", "name", "dim", "schema", "digest", "attributes", "consolidated_metadata"]
+_KEYS += ["must_understand", "extra", "0"]
 
 Edit = tuple[str, int, int, int]
 _BYTE_EDITS = ("flip", "set", "cut", "drop", "insert", "repeat", "zero", "swap")
@@ -89,7 +61,6 @@ def _edited(data: bytes, edits: list[Edit]) -> bytes:
 
 
 def garbage() -> SearchStrategy[bytes]:
-    """Content that is nothing at all, or something else."""
     return st.one_of(
         st.binary(max_size=64),
         st.sampled_from(
@@ -99,7 +70,6 @@ def garbage() -> SearchStrategy[bytes]:
 
 
 def junk() -> SearchStrategy[Any]:
-    """A value that stands where another was expected."""
     return st.one_of(st.sampled_from(_JUNK), st.integers(), st.floats(), st.text(max_size=8)).map(copy.deepcopy)
 
 
@@ -116,7 +86,6 @@ def changed(document: Any, most: int = 3) -> SearchStrategy[Any]:  # noqa: ANN40
 
 
 def _places(value: Any, parent: Any = None, key: Any = None) -> Iterator[tuple[Any, Any]]:  # noqa: ANN401
-    """(container, key) of every value inside, outermost first."""
     if parent is not None:
         yield parent, key
     if isinstance(value, dict):

@@ -9,14 +9,13 @@ from typing import Any
 from hypothesis import strategies as st
 from tests.fuzz.harness import attempt, examine, put
 from tests.fuzz.mutations import changed
-from tests.fuzz.toml import toml
+from tests.toml import toml
 
 from substyle.engine.config import BackboneChoice, Study
 from substyle.engine.study.file import load_study
 
 
 def plain(value: Any) -> Any:  # noqa: ANN401
-    """A value of a study as its file holds it."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {key: plain(inner) for key, inner in vars(value).items()}
     if isinstance(value, tuple):
@@ -27,7 +26,6 @@ def plain(value: Any) -> Any:  # noqa: ANN401
 
 
 def whole() -> dict[str, Any]:
-    """A study with every field."""
     choices = (BackboneChoice("control:pixels"), BackboneChoice("timm:test_vit", Path("w.pth"), "fp32"))
     study = Study("all", choices, images=Path("photographs"), plugins=(Path("p.py"),), shift={"others": Path("o")})
     document = plain(study)

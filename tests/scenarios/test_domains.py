@@ -22,7 +22,6 @@ PIXELS = "control:pixels"
 
 @pytest.fixture
 def scene(scene: Scene) -> Scene:
-    scene.add_all()
     scene.add_all(scene.root / "other", seed=60)
     scene.study["probes"]["tasks"] = ["transformation", "kind", "class"]
     scene.study["domains"] = {"other": str(scene.root / "other")}
@@ -38,10 +37,7 @@ def test_every_domain_is_scored_on_every_other(scene: Scene) -> None:
     digest = photographs_digest(load_table(EmbeddingStore.open(path), PIXELS))
     assert results["settings"]["shift"]["domains"] == {"other": digest}
     assert str(scene.root) not in json.dumps(results["settings"])
-    folders = {
-        "small": (out, out / "store.zarr"),
-        "other": (path.with_suffix(".results"), path),
-    }
+    folders = {"small": (out, out / "store.zarr"), "other": (path.with_suffix(".results"), path)}
     tables = {name: load_table(EmbeddingStore.open(store), PIXELS) for name, (_, store) in folders.items()}
     for trained, (folder, _) in folders.items():
         probe = Probe.load(folder / "probes" / slug(PIXELS) / "transformation-linear.safetensors")
@@ -78,7 +74,7 @@ def test_other_photographs_of_a_domain_are_embedded_again(scene: Scene) -> None:
 
 def test_a_report_shows_the_domains_of_its_study_only(scene: Scene, pages: None) -> None:
     scene.run()
-    store = scene.root / "out" / "store.zarr"
+    store = scene.store
     scene.add_all(scene.root / "third", seed=90)
     scene.study["domains"] = {"other": str(scene.root / "third")}
     scene.refused("report", store, "--study", scene.study_file(), kind="StaleError")

@@ -48,7 +48,7 @@ def test_a_study_compares_a_network_with_its_fine_tuned_weights(tuned: Scene) ->
     assert {tuple(each["losses"]) for each in facts} == {("class",), ("class", "transformation")}
     hashes = {results["backbones"][name]["spec"]["weights_hash"] for name in results["backbones"]}
     assert len(hashes) == 3
-    store = EmbeddingStore.open(tuned.root / "out" / "store.zarr")
+    store = EmbeddingStore.open(tuned.store)
     context = registry.LoadContext(canvas=64, batch=8, seed=0)
     source = open_source(tuned.photos)
     pipeline = PixelPipeline(Settings(0, 64, ("identity",)), EmbedConfig(device="cpu", batch=8))
@@ -78,13 +78,12 @@ def test_a_study_compares_a_network_with_its_fine_tuned_weights(tuned: Scene) ->
 
 @pytest.mark.slow  # compiles two networks
 def test_reports_show_no_earlier_training(tuned: Scene) -> None:
-    """Weights of another budget, or of fewer photographs, are not compared with those of now."""
     tuned.study["finetune"]["objectives"] = ["class"]
     tuned.run()
     tuned.study["finetune"]["steps"] = 3
     tuned.add(50)
     now = tuned.run()["backbones"].keys()
-    tuned.ok("report", tuned.root / "out" / "store.zarr", "--study", tuned.study_file())
+    tuned.ok("report", tuned.store, "--study", tuned.study_file())
     assert read(tuned.root / "out" / "results.json")["backbones"].keys() == now
     tuned.study["embed"]["batch"] = 4  # photographs are shuffled in groups of a batch
     assert tuned.run()["backbones"].keys() != now

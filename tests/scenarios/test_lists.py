@@ -12,8 +12,6 @@ from tests.scenarios.scene import Scene, numbers, rows, write
 
 
 class List:
-    """photos.csv beside the photographs of a scene."""
-
     def __init__(self, scene: Scene) -> None:
         self.path = scene.root / "photos.csv"
         self.rows = {

@@ -9,13 +9,11 @@ from typing import Any
 
 import pytest
 from tests.conftest import jpeg, photograph, slow_after
-from tests.scenarios.scene import Scene, other_bytes, write
+from tests.scenarios.scene import STAGES, Scene, other_bytes, write
 
 from substyle.engine.cli import main
 from substyle.engine.stages import probes
-from substyle.engine.stages.tables import tables
 from substyle.engine.store import lock
-from substyle.engine.store.store import EmbeddingStore
 
 
 def test_results_never_go_among_other_files(scene: Scene) -> None:
@@ -25,32 +23,13 @@ def test_results_never_go_among_other_files(scene: Scene) -> None:
     for more in ((), ("--fresh",)):
         scene.refused(*scene.asked("out", None, *more), kind="ConfigError", field="--out")
     scene.embed(scene.photos)
-    for stage in (("stage", "probes"), ("stage", "analysis,similarity")):
+    for stage in STAGES[:2]:
         scene.refused(*stage, scene.root / "s.zarr", "--out", thesis, kind="ConfigError", field="--out")
     assert sorted(path.name for path in thesis.rglob("*.*")) == ["one.png", "report.html", "two.csv"]
     assert not (thesis / "substyle.json").exists()
-
-
-def test_results_never_go_among_the_photographs(scene: Scene) -> None:
     before = sorted(scene.photos.rglob("*"))
     scene.refused(*scene.asked(scene.photos), kind="ConfigError", field="--out")
     assert sorted(scene.photos.rglob("*")) == before
-
-
-@pytest.mark.parametrize("names", [("0", "1"), ("ants", "bees")])
-def test_numbered_classes_of_another_source_are_pointed_out(
-    scene: Scene, names: tuple[str, str], capsys: pytest.CaptureFixture[str]
-) -> None:
-    """Class 0 of one data set is seldom class 0 of another."""
-    for folder, first in (("a", 0), ("b", 100)):
-        for i in range(18):
-            write(scene.root / folder / names[i % 2] / f"{folder}{i:02d}.jpg", jpeg(photograph(first + i)))
-    scene.embed(scene.root / "a")
-    command = [*map(str, scene.embedding(scene.root / "b")), "--add"]
-    assert main(command) == 0
-    said = capsys.readouterr().err
-    assert ("classes 0, 1 taken for those of" in said) == (names[0] == "0"), said
-    assert EmbeddingStore.open(scene.root / "s.zarr").manifest().class_names == names
 
 
 def test_a_store_without_its_manifest_takes_no_photographs(scene: Scene) -> None:
@@ -61,19 +40,6 @@ def test_a_store_without_its_manifest_takes_no_photographs(scene: Scene) -> None
     scene.refused(*scene.embedding(other), kind="StoreError")
     findings = scene.command("verify", store)[1]["findings"]
     assert "manifest" in {finding["kind"] for finding in findings}
-
-
-def test_photographs_that_a_table_leaves_out_are_counted(scene: Scene, capsys: pytest.CaptureFixture[str]) -> None:
-    for backbone in ("control:pixels", "control:statistics"):
-        scene.embed(scene.photos, backbone=backbone)
-    scene.one().write_bytes(other_bytes(scene.one()))
-    scene.embed(scene.photos, "--replace")
-    store = EmbeddingStore.open(scene.root / "s.zarr")
-    capsys.readouterr()
-    (pixels, _) = tables(store)
-    left_out = 18 - len(pixels.keys)
-    assert left_out > 0
-    assert f"{left_out} photographs " in capsys.readouterr().err
 
 
 def test_embeddings_that_change_while_probes_are_trained(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -94,21 +60,13 @@ def test_embeddings_that_change_while_probes_are_trained(scene: Scene, monkeypat
     scene.refused("report", store, "--out", out, kind="ConfigError", field="STORE")
 
 
-def test_a_study_of_another_seed_has_its_own_store(scene: Scene) -> None:
-    scene.embed(scene.photos)
-    scene.study["seed"] = 5
-    study = scene.study_file()
-    for stage in (("stage", "probes"), ("stage", "analysis,similarity"), ("report",)):
-        scene.refused(*stage, scene.root / "s.zarr", "--study", study, kind="PhotographsError", field="seed")
-
-
 def test_fresh_deletes_nothing_where_the_run_would_fail(scene: Scene) -> None:
     scene.run()
     before = sorted((scene.root / "out").rglob("*"))
     few = write(scene.root / "few" / "train" / "even" / "0.jpg", jpeg(photograph(0))).parents[2]
     for images, field in ((scene.root / "nothing", "images"), (few, "splits.train")):
         scene.refused(*scene.asked("out", images, "--fresh"), kind="ConfigError", field=field)
-    with lock.hold(scene.root / "out" / "store.zarr", "busy"):
+    with lock.hold(scene.store, "busy"):
         scene.refused(*scene.asked("out", None, "--fresh"), kind="LockedError")
     assert sorted((scene.root / "out").rglob("*")) == before
 

@@ -2,21 +2,15 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from tests.conftest import jpeg, photograph, slow_after
+from tests.conftest import slow_after
 from tests.scenarios.scene import Scene, delete, edit, numbers, relabel, rows, write
 
 # --- in place ---------------------------------------------------------------------------------------------------------
-
-
-def _replace(scene: Scene) -> None:
-    other = write(scene.root / "other.jpg", jpeg(photograph(901)))
-    os.replace(other, scene.one())
 
 
 def _rename(scene: Scene) -> None:
@@ -36,20 +30,15 @@ def _swap(scene: Scene) -> None:
     (scene.root / "between").rename(second)
 
 
-def _break(scene: Scene) -> None:
-    scene.one().write_bytes(b"no photograph")
-
-
 CHANGES = pytest.mark.parametrize(
     "change",
-    slow_after(3, [edit, delete, _rename, _replace, relabel, _resplit, _swap, _break]),
+    slow_after(3, [edit, delete, _rename, relabel, _resplit, _swap]),
     ids=lambda f: f.__name__.strip("_"),
 )
 
 
 @CHANGES
 def test_changed_photographs_are_refused_until_asked_for(scene: Scene, change: Callable[[Scene], None]) -> None:
-    """`run` fails; `embed` fails, --replace re-embeds what changed."""
     scene.run()
     scene.embed(scene.photos)
     change(scene)
@@ -62,14 +51,6 @@ def test_changed_photographs_are_refused_until_asked_for(scene: Scene, change: C
     assert rows(scene.root / "s.zarr") == rows(scene.fresh_store())
 
 
-@pytest.mark.slow
-def test_fresh_starts_over_on_changed_photographs(scene: Scene) -> None:
-    before = numbers(scene.run())
-    edit(scene)
-    fresh = numbers(scene.run("out", None, "--fresh"))
-    assert fresh == numbers(scene.fresh()) != before
-
-
 def test_photographs_are_added(scene: Scene) -> None:
     scene.run()
     scene.add(40, "train")
@@ -77,8 +58,8 @@ def test_photographs_are_added(scene: Scene) -> None:
     results = scene.run()
     fresh = scene.fresh_store()
     assert results["images"] == 20
-    assert rows(scene.root / "out" / "store.zarr") == rows(fresh)
-    shown = numbers(scene.run("other", None, "--store", scene.root / "out" / "store.zarr"))
+    assert rows(scene.store) == rows(fresh)
+    shown = numbers(scene.run("other", None, "--store", scene.store))
     assert shown["backbones"] == numbers(results)["backbones"]
 
 
@@ -98,19 +79,14 @@ def test_photographs_are_moved_or_copied(scene: Scene, move: Callable[[Path, Pat
     scene.embed(scene.photos)
     there = scene.root / "elsewhere"
     move(scene.photos, there)
+    if move is shutil.move:  # without photographs a store can be read, and not filled
+        scene.refused(*scene.embedding(None), kind="ConfigError", field="IMAGES")
+        assert scene.ok("stage", "analysis,similarity", scene.root / "s.zarr")["backbones"]
     after = scene.run(images=there)
     assert numbers(after) == before
     assert scene.embed(there)["new_shards"] == 0
     assert scene.embed(there, backbone="control:statistics")["new_shards"] > 0
-    assert rows(scene.root / "s.zarr") == rows(scene.root / "out" / "store.zarr")
-
-
-def test_photographs_that_are_gone(scene: Scene) -> None:
-    """Without photographs a store can be read but not filled."""
-    scene.embed(scene.photos)
-    shutil.rmtree(scene.photos)
-    scene.refused(*scene.embedding(None), kind="ConfigError", field="IMAGES")
-    assert scene.ok("stage", "analysis,similarity", scene.root / "s.zarr")["backbones"]
+    assert rows(scene.root / "s.zarr") == rows(scene.store)
 
 
 def test_two_folders_with_the_same_keys(scene: Scene) -> None:
@@ -155,19 +131,13 @@ def test_limit(scene: Scene) -> None:
     scene.run_refused(field="limit")
     scene.study["limit"] = 15
     assert scene.run()["images"] == 15
-    assert rows(scene.root / "out" / "store.zarr") == rows(scene.fresh_store())
+    assert rows(scene.store) == rows(scene.fresh_store())
     scene.run_refused(field="limit", more=("--set", "limit=12"))
-
-
-def test_the_store_has_more_photographs_than_the_study_takes(scene: Scene) -> None:
-    scene.study["limit"] = 12
-    scene.run()
     scene.embed(scene.photos, store="out/store.zarr")
     scene.run_refused(field="limit")
 
 
 def _flat(scene: Scene) -> Path:
-    """Photographs without splits."""
     for path in sorted(scene.photos.rglob("*.jpg")):
         write(scene.root / "flat" / path.parent.name / path.name, path.read_bytes())
     return scene.root / "flat"
@@ -180,14 +150,6 @@ def test_shares_of_splits(scene: Scene) -> None:
     scene.study["splits"] = {"train": 0.4, "val": 0.2, "test": 0.4}
     scene.run_refused(field="splits", images=flat)
     assert numbers(scene.run("out", flat, "--fresh")) == numbers(scene.fresh(flat))
-
-
-def test_split_folders_in_any_case(scene: Scene) -> None:
-    for old, new in (("train", "Train"), ("val", "Valid"), ("test", "TEST")):
-        (scene.photos / old).rename(scene.photos / new)
-    results = scene.run()
-    assert results["splits"] == {"train": 8, "val": 4, "test": 6}
-    assert results["classes"] == ["even", "odd"]
 
 
 def test_a_folder_beside_train_asks(scene: Scene) -> None:
