@@ -39,7 +39,6 @@ def embed(
     suite: str = SUITE,
     rows: int = 8,
 ) -> list[str]:
-    """Arguments of a run that fills a store."""
     return [
         "embed", *([str(images)] if images else []), "--store", str(store), "--suite", suite,
         *setting("canvas=64", "embed.batch=4", f"embed.shard_rows={rows}", "threads=1"),
@@ -121,7 +120,6 @@ def _fixed(text: bytes) -> dict[str, Any]:
 
 @functools.cache
 def whole_table(store: Path, backbone: str) -> EmbeddingTable:
-    """The table of a store that is finished and stays as it is."""
     return load_table(EmbeddingStore.open(store), backbone)
 
 
@@ -145,7 +143,6 @@ def table_or_none(store: EmbeddingStore | Path, backbone: str) -> EmbeddingTable
 
 
 def transient(said: str) -> bool:
-    """Whether an error says no more than that there is nothing to read yet."""
     return any(text in said for text in ALLOWED_UNFINISHED)
 
 
@@ -189,14 +186,12 @@ class Witness:
 
 
 def copy(store: Path, folder: Path) -> Path:
-    """A copy of a store, alone in a folder."""
     folder.mkdir(parents=True)
     shutil.copytree(store, folder / store.name)
     return folder / store.name
 
 
 def uninterrupted(start: Start, arguments: Sequence[str]) -> tuple[Ended, float]:
-    """A run that is left alone, and its seconds."""
     began = time.monotonic()
     ended = start(arguments).wait().require(0)
     return ended, time.monotonic() - began

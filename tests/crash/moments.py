@@ -17,13 +17,7 @@ from substyle.engine.store import journal
 
 
 def fill(
-    start: Start,
-    arguments: Sequence[str],
-    store: Path,
-    moment: Callable[[Run], None],
-    *,
-    kills: int,
-    witness: Witness,
+    start: Start, arguments: Sequence[str], store: Path, moment: Callable[[Run], None], *, kills: int, witness: Witness
 ) -> int:
     """Kill runs on a store until ``kills`` hit or the store is finished; then let one end. Returns how many hit.
 
@@ -72,7 +66,6 @@ def upon(condition: Callable[[], bool], rng: random.Random, seconds: float = 0.0
 
 
 def records(store: Path) -> int:
-    """Loose journal records of a store."""
     return len(list((store / journal.FOLDER).glob("*.json")))
 
 

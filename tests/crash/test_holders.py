@@ -14,7 +14,6 @@ from tests.crash.processes import Warm
 
 
 def holder(store: Path) -> dict[str, str]:
-    """What the one lock of a store says."""
     (path,) = store.glob("lock*.json")
     found: dict[str, str] = json.loads(path.read_text())
     return found

@@ -25,13 +25,11 @@ def suite(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
 
 
 def children(pid: int) -> list[int]:
-    """Processes that this one has started, and they in turn."""
     own = [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
     return [*own, *(further for child in own for further in children(child))]
 
 
 def running(pid: int) -> bool:
-    """Whether a process is there and no zombie."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except FileNotFoundError:

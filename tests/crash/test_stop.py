@@ -12,9 +12,10 @@ import pytest
 from tests.conftest import slow_after
 from tests.crash.conftest import Whole
 from tests.crash.harness import Witness, differences, embed
-from tests.crash.moments import after, records, until, upon
+from tests.crash.moments import records, until, upon
 from tests.crash.processes import Warm, cold
-from tests.scenarios.scene import STUDY, numbers, read, toml
+from tests.scenarios.scene import STUDY, numbers, read
+from tests.toml import toml
 
 from substyle.engine import cli
 
@@ -58,38 +59,6 @@ def test_a_library_may_raise_an_error_of_its_own_when_it_is_stopped() -> None:
         raise TypeError("without a signal")
 
 
-@pytest.mark.slow
-@KINDS
-def test_stopped_at_random_moments(
-    warm: Warm, finished: Whole, tmp_path: Path, kind: signal.Signals, code: int
-) -> None:
-    rng, hit, window = random.Random(0), 0, finished.seconds
-    for number in range(40):
-        store, witness = tmp_path / f"{number}" / "s.zarr", Witness(finished.store)
-        arguments = embed(finished.images, store)
-        run = warm(arguments)
-        after(rng, window)(run)
-        run.signal(kind)
-        ended = run.wait()
-        assert not list(store.glob("lock*")), ended
-        witness.look(store)
-        # it was done already; the signal then met an interpreter that was ending
-        if ended.out and "error" not in ended.answer:
-            assert ended.code in (0, code, -kind)
-            window *= 0.8
-        elif ended.code == -kind:  # before the command began: to a shell that is the same exit code
-            assert not store.exists()
-        else:
-            ended.require(code, "substyle: ", "kept")
-            hit += 1
-        warm(arguments).wait().require(0)
-        witness.look(store)
-        assert differences(store, finished.store) == []
-        if hit == 12:
-            return
-    raise AssertionError(f"only {hit} runs could be stopped")
-
-
 NATIVE = """
 import ctypes, pathlib
 from substyle.pipelines.transforms.base import kernel
@@ -118,7 +87,7 @@ def test_a_run_inside_a_library_is_stopped(finished: Whole, tmp_path: Path, kind
 @pytest.mark.slow
 def test_a_study_stopped_at_any_stage_goes_on(finished: Whole, tmp_path: Path) -> None:
     study = tmp_path / "study.toml"
-    study.write_text(toml(STUDY))
+    study.write_bytes(toml(STUDY))
 
     def words(out: str) -> list[str]:
         return ["run", str(study), "--images", str(finished.images), "--out", str(tmp_path / out), "--quiet", "--json"]
