@@ -22,15 +22,8 @@ from substyle.engine.store.table import load_table
 from substyle.errors import SubstyleError
 
 KEYS, NAMES = ("a", "b", "c"), ("identity", "jpeg")
-SCHEMA = pa.schema(
-    {
-        "key": pa.string(),
-        "transformation": pa.string(),
-        "label": pa.string(),
-        "split": pa.string(),
-        "embedding": pa.list_(pa.float32()),
-    }
-)
+TEXTS = ("key", "transformation", "label", "split")
+SCHEMA = pa.schema(dict.fromkeys(TEXTS, pa.string()) | {"embedding": pa.list_(pa.float32())})
 ROWS: list[dict[str, Any]] = [
     {
         "key": key,
@@ -56,7 +49,6 @@ def csv(rows: list[dict[str, Any]]) -> bytes:
 
 
 def assert_holds(store: Path, backbone: str, x_RD: Any, rows: list[dict[str, Any]]) -> None:  # noqa: ANN401
-    """A store holds these rows, and nothing else."""
     opened = EmbeddingStore.open(store)
     table = load_table(opened, backbone)
     assert np.isfinite(table.x_TND).all()
@@ -70,30 +62,19 @@ def assert_holds(store: Path, backbone: str, x_RD: Any, rows: list[dict[str, Any
             assert table.label_N[n] == -1
 
 
-@pytest.fixture
-def place(tmp_path: Path) -> Any:  # noqa: ANN401
-    """Names of stores, one after another; the one before is removed."""
-
-    def names() -> Any:  # noqa: ANN401
-        for number in itertools.count():
-            shutil.rmtree(tmp_path / f"{number - 1}.zarr", ignore_errors=True)
-            yield tmp_path / f"{number}.zarr"
-
-    return names()
-
-
-def test_any_parquet(tmp_path: Path, cases: int, place: Any) -> None:  # noqa: ANN401
-    path = tmp_path / "made.parquet"
+def test_any_parquet(tmp_path: Path, cases: int) -> None:
+    path, numbers = tmp_path / "made.parquet", itertools.count()
     names = (path.name, "embedding", "column", "split", "transformation", "label", "key")
 
     def check(content: bytes | None) -> None:
         put(path, content)
-        store = next(place)
+        store = tmp_path / f"{next(numbers)}.zarr"
         if attempt(import_store, path, store, "import:x", names=names) is None:
             assert not store.exists(), "what cannot be imported leaves a store"
             return
         rows = pq.read_table(path).to_pylist()
         assert_holds(store, "import:x", [row["embedding"] for row in rows], rows)
+        shutil.rmtree(store)
 
     examine(
         check,
@@ -112,7 +93,6 @@ def with_column(name: str, column: pa.Array) -> pa.Table:
 
 
 FOUND = [
-    (changed_rows(embedding=None), "embedding of made.parquet: got 'lists of several lengths'"),
     (changed_rows(embedding=[1.0]), "embedding of made.parquet: got 'lists of several lengths'"),
     (changed_rows(embedding=[None, 1.0]), "finite numbers"),
     (changed_rows(key=None), "key of made.parquet: got '.* row 1'"),
@@ -121,7 +101,6 @@ FOUND = [
     (changed_rows(split="test"), "split of a: got 'train and test'"),
     (with_column("embedding", pa.array([["1", "2"]] * 6)), "got 'list<.*string>'; allowed: lists of numbers"),
     (with_column("embedding", pa.array([[]] * 6, pa.list_(pa.float32()))), r"got 'array \(6, 0\)"),
-    (with_column("embedding", pa.array([1.0] * 6)), "got 'double'; allowed: lists of numbers"),
     (with_column("embedding", pa.array([[1e300, 0.0]] * 6)), "within float32's range"),
     (with_column("key", pa.array([[1]] * 6)), "made.parquet: "),
     (pa.Table.from_pylist(ROWS, SCHEMA).append_column("key", pa.array(["a"] * 6)), "made.parquet"),
@@ -144,7 +123,6 @@ def test_parquet_that_is_not_embeddings_is_refused(tmp_path: Path, table: pa.Tab
         (b"", ": "),
         (b"\x93NUMPY\x01\x00\x0a\x00{'a': (((\n" + bytes(48), ": "),
         (npy(np.zeros((6, 2), "S3")), "an array of |S3"),
-        (npy(np.zeros((6, 2), "M8[s]")), "an array of datetime64"),
         (npy(np.zeros((6, 2), "c8")), "an array of complex64"),
         (npy(np.zeros(())), "finite numbers"),
         (npy(np.full((6, 2), 1e300)), "within float32's range"),  # it was stored as infinity

@@ -41,12 +41,10 @@ HEADER = {
 
 
 def file(header: bytes) -> bytes:
-    """A probe whose header's entry is this text."""
     return bytes(save(TENSORS, {"substyle": header.decode("utf-8", "replace")}))
 
 
 def spliced(safetensors: Any) -> bytes:  # noqa: ANN401
-    """A safetensors file with this description of its tensors."""
     text = written(safetensors)
     data = file(json.dumps(HEADER).encode())
     (length,) = struct.unpack("<Q", data[:8])
