@@ -10,8 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
+import pandas as pd
 import pytest
 from tests.conftest import slow_after
 from tests.scenarios.scene import SUITE, Scene, edit, numbers, rows
@@ -65,8 +64,8 @@ def test_the_store_grew_and_probes_did_not(scene: Scene) -> None:
 
 def test_results_older_than_the_probes_beside_them(scene: Scene) -> None:
     scene.run()
-    scene.run("other")
-    scene.study["probes"]["expert"]["passes"] = 195
+    shutil.copytree(scene.root / "out", scene.root / "other")
+    scene.study["probes"]["Cs"] = [1e-3]
     scene.ok("stage", "probes", scene.store, "--study", scene.study_file())
     compare = ("compare", scene.root / "out", scene.root / "other", "--out", scene.root / "c")
     scene.refused(*compare, kind="StaleError")
@@ -94,17 +93,10 @@ def test_kept_results_are_edited(scene: Scene) -> None:
 
 
 def _imported(scene: Scene, keys: list[str], seed: int = 0) -> Path:
-    names = SUITE.split(",")
-    table = [(key, name) for key in keys for name in names]
-    x = np.random.default_rng(seed).normal(size=(len(table), 6)).astype(np.float32)
-    columns = {
-        "key": [key for key, _ in table],
-        "transformation": [name for _, name in table],
-        "label": [key.split("/")[1] for key, _ in table],
-        "split": [key.split("/")[0] for key, _ in table],
-        "embedding": list(x),
-    }
-    pq.write_table(pa.table(columns), scene.root / "x.parquet")
+    rows_of = [(key, name, *key.split("/")[:2]) for key in keys for name in SUITE.split(",")]
+    frame = pd.DataFrame(rows_of, columns=["key", "transformation", "split", "label"])
+    frame["embedding"] = list(np.random.default_rng(seed).normal(size=(len(frame), 6)).astype(np.float32))
+    frame.to_parquet(scene.root / "x.parquet")
     return scene.root / "x.parquet"
 
 
