@@ -6,8 +6,7 @@ from pathlib import Path
 
 import pytest
 from tests.crash.conftest import Whole
-from tests.crash.harness import differences, embed
-from tests.crash.moments import until
+from tests.crash.harness import differences, embed, until
 from tests.crash.processes import Warm
 from tests.object_server import KEY, SECRET, Fault, Server
 

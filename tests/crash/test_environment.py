@@ -11,8 +11,7 @@ from pathlib import Path
 
 import pytest
 from tests.crash.conftest import Whole
-from tests.crash.harness import MORE, Witness, copy, differences, embed
-from tests.crash.moments import begun
+from tests.crash.harness import MORE, Witness, begun, copy, differences, embed
 from tests.crash.processes import Ended, Limits, Warm
 
 SHARD = 3 * (8 * 768 * 2 + 4 + 16) + 4  # bytes of a shard of three transformations

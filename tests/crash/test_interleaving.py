@@ -15,12 +15,14 @@ from tests.crash.harness import (
     copy,
     differences,
     embed,
+    paused,
+    records,
     same_rows,
     table_or_none,
     transient,
+    until,
     whole_table,
 )
-from tests.crash.moments import paused, records, until
 from tests.crash.processes import Fault, Limits, Warm
 from tests.crash.warm import digests
 

@@ -9,8 +9,20 @@ from typing import Any
 
 import pytest
 from tests.crash.conftest import Whole, photographs, whole
-from tests.crash.harness import COMPILED, PIXELS, STATISTICS, SUITE, Witness, copy, differences, embed, uninterrupted
-from tests.crash.moments import after, fill, upon
+from tests.crash.harness import (
+    COMPILED,
+    PIXELS,
+    STATISTICS,
+    SUITE,
+    Witness,
+    after,
+    copy,
+    differences,
+    embed,
+    fill,
+    uninterrupted,
+    upon,
+)
 from tests.crash.processes import Fault, Limits, Start, Warm, cold
 
 

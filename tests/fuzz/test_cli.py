@@ -14,8 +14,7 @@ import pytest
 import torch
 from hypothesis import strategies as st
 from tests.fuzz.harness import examine
-from tests.fuzz.test_import import ROWS, SCHEMA
-from tests.fuzz.test_results import results
+from tests.fuzz.test_documents import ROWS, SCHEMA, results
 
 from substyle.engine import cli
 from substyle.engine.commands.json_output import requested

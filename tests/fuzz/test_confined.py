@@ -33,9 +33,7 @@ from PIL import Image
 from safetensors.torch import save
 from tests.engine.store.test_verify import finished
 from tests.fuzz.confined import SPARE
-from tests.fuzz.test_import import ROWS, SCHEMA
-from tests.fuzz.test_probe_file import whole
-from tests.fuzz.test_results import results
+from tests.fuzz.test_documents import ROWS, SCHEMA, results, whole
 
 from substyle.engine.stages.stamp import checksum
 from substyle.engine.store.files import digest

@@ -109,9 +109,10 @@ def test_photographs_of_a_study_may_be_named_or_gone(scene: Scene) -> None:
     scene.refused("report", store, "--study", scene.study_file(), kind="PhotographsError", field="images")
     again = scene.ok("report", store, "--study", scene.study_file(), "--images", scene.photos)
     assert numbers(read(again["results"])) == numbers(before)
-    scene.photos.rename(scene.root / "moved")
+    moved = scene.photos.rename(scene.root / "moved")
     for stage in STAGES:
-        scene.ok(*stage, store, "--study", scene.study_file(), "--images", scene.photos)
+        scene.ok(*stage, store, "--study", scene.study_file(), "--images", moved)
+    scene.ok("report", store, "--study", scene.study_file(), "--images", scene.photos)
     scene.refused("report", store, "--images", scene.photos, kind="ConfigError", field="--images")
 
 
