@@ -41,10 +41,7 @@ ALLOWED = {
     ("engine/commands/json_output.py", "CDLL"): "the program itself, no file",
     ("engine/commands/json_output.py", "os.open"): "/dev/null",
     ("engine/cli.py", "open for writing"): "/dev/null",
-    (
-        "pipelines/sources/files.py",
-        "os.open",
-    ): "for reading: photographs may be reached through links inside their folder",
+    ("pipelines/sources/files.py", "os.open"): "for reading: photographs may be links inside their folder",
     ("pipelines/plugins.py", "spec_from_file_location"): "plug-ins, which the user names, and what they import",
     ("pipelines/plugins.py", "exec_module"): "the same",
     ("engine/embedding/preflight.py", "tempfile"): "a file without a name, to see whether a folder is writable",
@@ -57,10 +54,7 @@ ALLOWED = {
     ("engine/backbones/weights.py", "pickle"): "the name of an error; torch loads weights only",
     ("engine/backbones/families/timm.py", "__import__"): "the module of a network that timm has made",
     ("pipelines/processes.py", "truncate"): "memory without a name, not a file",
-    (
-        "pipelines/processes.py",
-        "open for writing",
-    ): "memory of the program, recognised by device and inode, for what a process computes",
+    ("pipelines/processes.py", "open for writing"): "memory of the program, recognised by device and inode",
     ("kernels/philox.py", "ctypes"): "types of a function that kernels/native.py has loaded",
 }
 

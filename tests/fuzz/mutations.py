@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import math
+import struct
 from collections.abc import Iterator
 from functools import partial
 from typing import Any
@@ -26,18 +27,18 @@ _KEYS = ["", "x", "name", "dim", "schema", "digest", "attributes", "consolidated
 _KEYS += ["must_understand", "extra", "0"]
 
 Edit = tuple[str, int, int, int]
-_BYTE_EDITS = ("flip", "set", "cut", "drop", "insert", "repeat", "zero", "swap")
+BYTE_EDITS = ("flip", "set", "cut", "drop", "insert", "repeat", "zero", "swap", "number")
 
 
 def spoilt(data: bytes) -> SearchStrategy[bytes]:
     """The bytes after one to four edits: bits flipped, pieces cut, dropped, repeated, moved, zeroed, put in."""
     edit = st.tuples(
-        st.sampled_from(_BYTE_EDITS), st.integers(0, max(len(data) - 1, 0)), st.integers(0, 255), st.integers(1, 40)
+        st.sampled_from(BYTE_EDITS), st.integers(0, max(len(data) - 1, 0)), st.integers(0, 255), st.integers(1, 40)
     )
-    return st.lists(edit, min_size=1, max_size=4).map(partial(_edited, data))
+    return st.lists(edit, min_size=1, max_size=4).map(partial(edited, data))
 
 
-def _edited(data: bytes, edits: list[Edit]) -> bytes:
+def edited(data: bytes, edits: list[Edit]) -> bytes:
     content = bytearray(data)
     for what, at, value, length in edits:
         match what:
@@ -57,6 +58,8 @@ def _edited(data: bytes, edits: list[Edit]) -> bytes:
                 content[at : at + length] = bytes(len(content[at : at + length]))
             case "swap":
                 content[at : at + length] = content[at : at + length][::-1]
+            case "number" if at + 4 <= len(content):
+                content[at : at + 4] = struct.pack("<I", (0, 2**31 - 1, 2**32 - 1, 1 << 28)[value % 4])
     return bytes(content)
 
 

@@ -12,7 +12,6 @@ import math
 import os
 import random
 import shutil
-import struct
 import subprocess
 import sys
 import tarfile
@@ -33,6 +32,7 @@ from PIL import Image
 from safetensors.torch import save
 from tests.engine.store.test_verify import finished
 from tests.fuzz.confined import SPARE
+from tests.fuzz.mutations import BYTE_EDITS, edited
 from tests.fuzz.test_documents import ROWS, SCHEMA, results, whole
 
 from substyle.engine.stages.stamp import checksum
@@ -128,19 +128,11 @@ MEMORY = ("more memory", "of memory", "MemoryError", "nable to allocate", "t all
 
 
 def spoilt(data: bytes, rng: random.Random) -> bytes:
-    content = bytearray(data)
+    edits = []
     for _ in range(rng.randint(1, 4)):
-        at = rng.randrange(max(len(content), 1))
-        match rng.randrange(5):
-            case 0 | 1 if content:
-                content[at] = rng.choice([0, 1, 127, 128, 255, rng.randrange(256)])
-            case 2:
-                del content[at : at + rng.randint(1, 40)]
-            case 3:
-                content[at:at] = content[at : at + rng.randint(1, 40)]
-            case _ if content:
-                content[at : at + 4] = struct.pack("<I", rng.choice([0, 2**31 - 1, 2**32 - 1, 1 << 28]))
-    return bytes(content)
+        at = rng.randrange(max(len(data), 1))
+        edits.append((rng.choice(BYTE_EDITS), at, rng.randrange(256), rng.randint(1, 40)))
+    return edited(data, edits)
 
 
 def spoil(path: Path, rng: random.Random) -> None:

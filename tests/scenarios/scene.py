@@ -219,15 +219,6 @@ def edit(scene: Scene) -> None:
     assert path.stat().st_mtime_ns == before.st_mtime_ns
 
 
-def delete(scene: Scene) -> None:
-    scene.one().unlink()
-
-
-def relabel(scene: Scene) -> None:
-    path = scene.one("train/even/*.jpg")
-    path.rename(scene.photos / "train" / "odd" / path.name)
-
-
 _OF_THE_RUN = ("created", "stamps", "throughput", "environment", "identity", "settings", "checksum")
 
 

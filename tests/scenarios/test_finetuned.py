@@ -122,23 +122,20 @@ def test_refused_before_anything_is_trained(tuned: Scene) -> None:
 
 def test_files_that_are_not_fine_tuned_weights_are_refused(tuned: Scene) -> None:
     context = registry.LoadContext(canvas=64, batch=8, seed=0)
-    path = tuned.root / "x.safetensors"
-    with pytest.raises(WeightsError):
-        registry.load(f"{PREFIX}{path}", context)
-    path.write_bytes(b"nothing")
-    with pytest.raises(WeightsError):
-        registry.load(f"{PREFIX}{path}", context)
-    base = registry.load(BASE, context)
+    path, base = tuned.root / "x.safetensors", registry.load(BASE, context)
     assert base.module is not None
     state = base.module.state_dict()
-    facts = {"backbone": BASE, "objective": "joint", "seed": 0, "transformations": [], "settings": {}}
-    Finetuned(state, {**facts, "weights_hash": "0" * 16}).save(path)  # of other weights
-    with pytest.raises(WeightsError):
-        registry.load(f"{PREFIX}{path}", context)
     fewer = dict(list(state.items())[1:])
-    Finetuned(fewer, {**facts, "weights_hash": base.spec.weights_hash}).save(path)
-    with pytest.raises(WeightsError):
-        registry.load(f"{PREFIX}{path}", context)
+    facts = {"backbone": BASE, "objective": "joint", "seed": 0, "transformations": [], "settings": {}}
+    for write in (
+        lambda: None,
+        lambda: path.write_bytes(b"nothing"),
+        lambda: Finetuned(state, {**facts, "weights_hash": "0" * 16}).save(path),  # of other weights
+        lambda: Finetuned(fewer, {**facts, "weights_hash": base.spec.weights_hash}).save(path),
+    ):
+        write()
+        with pytest.raises(WeightsError):
+            registry.load(f"{PREFIX}{path}", context)
     Finetuned(state, {**facts, "weights_hash": base.spec.weights_hash}).save(path)
     assert registry.load(f"{PREFIX}{path}", context).spec.finetuned == facts
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tests.conftest import jpeg, photograph, setting
@@ -64,25 +65,19 @@ def test_labels_of_a_store_alone(scene: Scene) -> None:
     store, out = scene.store, scene.root / "out"
     scene.run()
     scene.study.pop("labels")
-    of = [*setting(f"labels.of.site=file:{scene.root}/sites.csv", "labels.min_images=2")]
-    found = scene.ok("stage", "labels", store, "--out", out, *of)
-    assert found["backbones"][PIXELS]["labels"]["by_label"]["site"]["values"] == 2
-    from_images = ["--images", scene.photos, "--set", "labels.of.camera=exif:Model"]
-    found = scene.ok("stage", "labels", store, "--out", out, *from_images)
-    assert found["backbones"][PIXELS]["labels"]["by_label"]["camera"]
-    camera = scene.ok("stage", "labels", store, "--out", out, "--set", "labels.of.camera=exif:Model")
-    assert camera["backbones"][PIXELS]["labels"]["by_label"]["camera"]["missing"] == 18
-    scene.refused(
-        "stage",
-        "labels",
-        store,
-        "--out",
-        out,
-        "--set",
-        "labels.of.x=column:site",
-        kind="ConfigError",
-        field="labels.of.x",
-    )
+    words = ("stage", "labels", store, "--out", out)
+
+    def labels(*more: object) -> dict[str, Any]:
+        found: dict[str, Any] = scene.ok(*words, *more)["backbones"][PIXELS]["labels"]["by_label"]
+        return found
+
+    of = setting(f"labels.of.site=file:{scene.root}/sites.csv", "labels.min_images=2")
+    camera = ("--set", "labels.of.camera=exif:Model")
+    assert labels(*of)["site"]["values"] == 2
+    assert labels("--images", scene.photos, *camera)["camera"]
+    assert labels(*camera)["camera"]["missing"] == 18
+    column = ("--set", "labels.of.x=column:site")
+    scene.refused(*words, *column, kind="ConfigError", field="labels.of.x")
 
 
 def _patients(scene: Scene, count: int = 40) -> dict[str, str]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 import shutil
-from collections.abc import Callable
 
 import pytest
 from PIL import Image
@@ -21,32 +20,25 @@ from substyle.engine.store.store import EmbeddingStore
 from substyle.engine.store.table import load_table
 
 
-def _elsewhere(scene: Scene) -> None:
-    for number in range(30, 36):
-        scene.add(number, ".", scene.root / "others", seed=number + 31)
-    scene.study["shift"] = {"other": str(scene.root / "others")}
-
-
-def _edited(scene: Scene) -> None:
-    for path in (scene.root / "shifted").rglob("*.jpg"):
-        path.write_bytes(other_bytes(path, int(path.stem) + 301))
-
-
-def _relabelled(scene: Scene) -> None:
-    for path in sorted((scene.root / "shifted" / "even").glob("*.jpg")):
-        path.rename(scene.root / "shifted" / "odd" / path.name)
-
-
-def _renamed(scene: Scene) -> None:
-    scene.study["shift"] = {"another": scene.study["shift"]["other"]}
-
-
-def _dropped(scene: Scene) -> None:
-    del scene.study["shift"]
-
-
-def _corrupted(scene: Scene) -> None:
-    scene.study["corruptions"] = "grayscale,jpeg"
+def _change(scene: Scene, what: str) -> None:
+    folder = scene.root / "shifted"
+    match what:
+        case "elsewhere":
+            for number in range(30, 36):
+                scene.add(number, ".", scene.root / "others", seed=number + 31)
+            scene.study["shift"] = {"other": str(scene.root / "others")}
+        case "edited":
+            for path in folder.rglob("*.jpg"):
+                path.write_bytes(other_bytes(path, int(path.stem) + 301))
+        case "relabelled":
+            for path in sorted((folder / "even").glob("*.jpg")):
+                path.rename(folder / "odd" / path.name)
+        case "renamed":
+            scene.study["shift"] = {"another": scene.study["shift"]["other"]}
+        case "dropped":
+            del scene.study["shift"]
+        case "corrupted":
+            scene.study["corruptions"] = "grayscale,jpeg"
 
 
 @pytest.fixture
@@ -58,21 +50,19 @@ def shifted(scene: Scene) -> Scene:
 
 
 @pytest.mark.parametrize(
-    "change",
-    slow_after(1, [_elsewhere, _edited, _relabelled, _renamed, _dropped, _corrupted]),
-    ids=lambda f: f.__name__[1:],
+    "what", slow_after(1, ["elsewhere", "edited", "relabelled", "renamed", "dropped", "corrupted"])
 )
-def test_photographs_of_a_shift_change(shifted: Scene, change: Callable[[Scene], None]) -> None:
+def test_photographs_of_a_shift_change(shifted: Scene, what: str) -> None:
     first = shifted.run()
     before, (digest,) = first["backbones"]["control:pixels"]["shift"], first["settings"]["shift"]["folders"].values()
     assert before["other"]["images"] == 6
     assert re.fullmatch("[0-9a-f]{16}", digest)  # `compare` tells runs with other photographs by it
-    change(shifted)
+    _change(shifted, what)
     results = shifted.run()
-    now = list(results["settings"]["shift"]["folders"].values()) if change is not _dropped else []
-    assert (digest in now) == (change in (_renamed, _corrupted))
+    now = list(results["settings"]["shift"]["folders"].values()) if what != "dropped" else []
+    assert (digest in now) == (what in ("renamed", "corrupted"))
     assert numbers(results) == numbers(shifted.fresh())
-    assert results["backbones"]["control:pixels"].get("shift") != before or change is _renamed
+    assert results["backbones"]["control:pixels"].get("shift") != before or what == "renamed"
     # the report of the same study is the same report
     report = shifted.ok("report", shifted.store, "--study", shifted.study_file())
     again = numbers(read(report["results"]))
