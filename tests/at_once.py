@@ -15,8 +15,6 @@ from substyle.engine.cuda import Canvas
 
 @dataclass(frozen=True)
 class AtOnce(Runtime):
-    """A function of pixels in memory as a runtime."""
-
     function: Callable[[NDArray[np.uint8]], NDArray[np.float32]]
 
     def start(self, canvas_BSSC: Canvas) -> Pending:

@@ -88,7 +88,6 @@ def bucket(server: Server, request: pytest.FixtureRequest) -> Place:
 
 @pytest.fixture
 def disk(tmp_path: Path) -> Place:
-    """An empty place on a disk."""
     return place(tmp_path)
 
 
@@ -100,13 +99,11 @@ def home(request: pytest.FixtureRequest) -> Place:
 
 
 def shards_of(store: Path) -> dict[str, str]:
-    """SHA-256 of each file of a shard of a store."""
     files = sorted((store / "embeddings").glob("*/*/c.*"))
     return {str(path.relative_to(store)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
 
 def put(there: Path | Place, data: bytes) -> None:
-    """Put a file or an object there, whatever there was."""
     there = place(there)
     there.write(data)
 
@@ -137,7 +134,6 @@ def photograph(seed: int, width: int = 96, height: int = 80) -> Image.Image:
 
 
 def jpeg(picture: Image.Image, quality: int = 92) -> bytes:
-    """The picture as JPEG bytes."""
     buffer = io.BytesIO()
     picture.save(buffer, "JPEG", quality=quality)
     return buffer.getvalue()
@@ -145,7 +141,6 @@ def jpeg(picture: Image.Image, quality: int = 92) -> bytes:
 
 @pytest.fixture(scope="session")
 def two_classes(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """40 photographs in two class folders."""
     root = tmp_path_factory.mktemp("photographs")
     for i in range(40):
         folder = root / ("even" if i % 2 == 0 else "odd")
@@ -155,7 +150,6 @@ def two_classes(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def the_json(capsys: pytest.CaptureFixture[str]) -> dict[str, Any]:
-    """The JSON object that a command has printed."""
     answer = json.loads(capsys.readouterr().out)
     assert isinstance(answer, dict)
     return answer

@@ -57,7 +57,6 @@ class Server:
         self._request("PUT", f"/{BUCKET}")
 
     def environment(self) -> dict[str, str]:
-        """What a process needs to use it."""
         return {
             "AWS_ENDPOINT_URL": self.url,
             "AWS_ACCESS_KEY_ID": KEY,
@@ -66,14 +65,12 @@ class Server:
         }
 
     def stop(self) -> None:
-        """End it."""
         self._server.shutdown()
         self._server.server_close()
         self._thread.join()
 
     @contextmanager
     def failing(self, *faults: Fault) -> Iterator[list[Fault]]:
-        """These faults for the block."""
         self.faults = list(faults)
         try:
             yield self.faults

@@ -64,7 +64,6 @@ def write_photographs(path: Path) -> None:
 
 @pytest.fixture
 def photographs(example: Callable[[str], Path], tmp_path: Path) -> Source:
-    """A ZIP file, opened with the example's source."""
     write_photographs(tmp_path / "photographs.zip")
     load_plugin(example("zip_file.py"))
     return open_source(tmp_path / "photographs.zip")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ast
 import re
-from collections import Counter
 from functools import cache
 from pathlib import Path
 
@@ -104,16 +103,6 @@ def test_no_cycles() -> None:
     for name in graph:
         walk(name, ())
     assert done == set(graph)
-
-
-def test_a_public_class_name_stands_once() -> None:
-    names = Counter(
-        node.name
-        for tree in modules().values()
-        for node in ast.walk(tree)
-        if isinstance(node, ast.ClassDef) and not node.name.startswith("_")
-    )
-    assert [name for name, count in names.items() if count > 1] == []
 
 
 def test_the_zarr_library_is_not_imported() -> None:

@@ -18,7 +18,6 @@ SPEC.loader.exec_module(install)
 
 
 def locked(name: str) -> set[str]:
-    """Requirements with their hashes."""
     return set((REQUIREMENTS / name).read_text().replace("\\\n", "").splitlines())
 
 

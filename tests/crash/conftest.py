@@ -40,7 +40,6 @@ def warm(private_cache: Path, _server: Server) -> Iterator[Warm]:
 
 
 def photographs(folder: Path, count: int, first: int = 0) -> Path:
-    """A folder of so many small photographs of two classes."""
     for i in range(first, first + count):
         path = folder / ("even" if i % 2 == 0 else "odd") / f"{i:04d}.jpg"
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -49,7 +48,6 @@ def photographs(folder: Path, count: int, first: int = 0) -> Path:
 
 
 def whole(start: Warm, root: Path, images: Path, *more: str, rows: int = 8) -> Whole:
-    """Fill a store without interruption."""
     store = root / "s.zarr"
     ended, seconds = uninterrupted(start, embed(images, store, *more, rows=rows))
     return Whole(images, store, seconds, int(ended.answer["shards"]), rows)

@@ -1,19 +1,23 @@
-"""Kill runs on a store, and hold the store against one that no run was ever killed on."""
+"""Kill, pause and watch runs on a store, and hold the store against one that no run was ever killed on."""
 
 from __future__ import annotations
 
+import fcntl
 import functools
 import json
+import random
 import shutil
+import signal
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from tests.conftest import setting
-from tests.crash.processes import Ended, Start
+from tests.crash.processes import Ended, Run, Start
 
 from substyle.engine.store import catalog, journal, shards
 from substyle.engine.store.layout import StoreError
@@ -39,7 +43,6 @@ def embed(
     suite: str = SUITE,
     rows: int = 8,
 ) -> list[str]:
-    """Arguments of a run that fills a store."""
     return [
         "embed", *([str(images)] if images else []), "--store", str(store), "--suite", suite,
         *setting("canvas=64", "embed.batch=4", f"embed.shard_rows={rows}", "threads=1"),
@@ -121,7 +124,6 @@ def _fixed(text: bytes) -> dict[str, Any]:
 
 @functools.cache
 def whole_table(store: Path, backbone: str) -> EmbeddingTable:
-    """The table of a store that is finished and stays as it is."""
     return load_table(EmbeddingStore.open(store), backbone)
 
 
@@ -145,7 +147,6 @@ def table_or_none(store: EmbeddingStore | Path, backbone: str) -> EmbeddingTable
 
 
 def transient(said: str) -> bool:
-    """Whether an error says no more than that there is nothing to read yet."""
     return any(text in said for text in ALLOWED_UNFINISHED)
 
 
@@ -189,14 +190,111 @@ class Witness:
 
 
 def copy(store: Path, folder: Path) -> Path:
-    """A copy of a store, alone in a folder."""
     folder.mkdir(parents=True)
     shutil.copytree(store, folder / store.name)
     return folder / store.name
 
 
 def uninterrupted(start: Start, arguments: Sequence[str]) -> tuple[Ended, float]:
-    """A run that is left alone, and its seconds."""
     began = time.monotonic()
     ended = start(arguments).wait().require(0)
     return ended, time.monotonic() - began
+
+
+# --- moments ----------------------------------------------------------------------------------------------------------
+
+
+def fill(
+    start: Start, arguments: Sequence[str], store: Path, moment: Callable[[Run], None], *, kills: int, witness: Witness
+) -> int:
+    """Kill runs on a store until ``kills`` hit or the store is finished; then let one end. Returns how many hit.
+
+    Args:
+        moment: waits for the time to kill; the run may have ended before.
+    """
+    hit = 0
+    while hit < kills:
+        run = start(arguments)
+        moment(run)
+        if not run.running():
+            run.wait().require(0)
+            witness.look(store)
+            return hit
+        ended = run.kill()
+        if ended.code == 0:  # it ended between the question and the signal
+            return hit
+        ended.require(-9)
+        hit += 1
+        witness.look(store)
+    start(arguments).wait().require(0)
+    witness.look(store)
+    return hit
+
+
+def after(rng: random.Random, seconds: float) -> Callable[[Run], None]:
+    """A moment uniform over so many seconds from the start."""
+
+    def wait(run: Run) -> None:
+        end = time.monotonic() + rng.uniform(0, seconds)
+        while time.monotonic() < end and run.running():
+            time.sleep(0.001)
+
+    return wait
+
+
+def upon(condition: Callable[[], bool], rng: random.Random, seconds: float = 0.0) -> Callable[[Run], None]:
+    """A moment uniform over so many seconds from when the condition first holds."""
+
+    def wait(run: Run) -> None:
+        while not condition() and run.running():
+            pass
+        after(rng, seconds)(run)
+
+    return wait
+
+
+def records(store: Path) -> int:
+    return len(list((store / journal.FOLDER).glob("*.json")))
+
+
+def until(condition: Callable[[], bool], run: Run) -> None:
+    """Wait until the condition holds while the run goes on, however busy the machine is. Fails when it ends before."""
+    while not condition():
+        if not run.running():
+            ended = run.wait()
+            raise AssertionError(f"it ended too early: exit {ended.code}\n{ended.err}")
+        time.sleep(0.003)
+
+
+@contextmanager
+def paused(run: Run, store: Path) -> Iterator[None]:
+    """The run stands still for the block, at a moment when it does not have the store's mutex."""
+    run.signal(signal.SIGSTOP)
+    while not _free(store / MUTEX):
+        run.signal(signal.SIGCONT)
+        time.sleep(0.001)
+        run.signal(signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        run.signal(signal.SIGCONT)
+
+
+def _free(mutex: Path) -> bool:
+    time.sleep(0.05)  # a signal arrives in a while
+    with mutex.open("r+b") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        return True
+
+
+def begun(start: Start, images: Path, reference: Path, store: Path) -> Witness:
+    """A store of which a few shards are finished, made by a run that was killed."""
+    run = start(embed(images, store))
+    until(lambda: records(store) >= 2, run)
+    run.kill()
+    witness = Witness(reference)
+    assert witness.look(store) >= 2
+    return witness

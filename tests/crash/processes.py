@@ -52,7 +52,6 @@ class Ended:
 
     @property
     def answer(self) -> dict[str, Any]:
-        """The JSON object that its stdout is."""
         found = json.loads(self.out)
         assert isinstance(found, dict)
         return found
@@ -82,7 +81,6 @@ class Run:
         self.pid, self.poll, self._pipes = pid, poll, pipes
 
     def signal(self, number: signal.Signals) -> None:
-        """Send a signal to its whole process group, which may have ended just before."""
         with suppress(ProcessLookupError):
             os.killpg(self.pid, number)
 
@@ -112,18 +110,14 @@ class Run:
         raise AssertionError(f"a process of group {self.pid} outlived SIGKILL")
 
     def running(self) -> bool:
-        """Whether it goes on."""
         return self.poll() is None
 
 
 class Start(Protocol):
-    """Starts `substyle` with arguments."""
-
     def __call__(self, arguments: Sequence[str], limits: Limits = ...) -> Run: ...
 
 
 def cold(arguments: Sequence[str], limits: Limits = Limits()) -> Run:
-    """A run in a fresh interpreter."""
     assert limits == Limits(), "only warm runs have limits"
     (out, out_end), (err, err_end) = os.pipe(), os.pipe()
     process = subprocess.Popen(
@@ -143,7 +137,6 @@ class Warm:
         self._codes: dict[int, int] = {}
 
     def __call__(self, arguments: Sequence[str], limits: Limits = Limits()) -> Run:
-        """Fork a run."""
         return self._start({"arguments": list(arguments)}, limits)
 
     def table(self, store: Path, backbone: str, fault: Fault) -> Run:

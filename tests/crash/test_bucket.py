@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import pytest
 from tests.crash.conftest import Whole
-from tests.crash.harness import PIXELS, differences, embed
-from tests.crash.moments import until
+from tests.crash.harness import differences, embed, until
 from tests.crash.processes import Warm
 from tests.object_server import KEY, SECRET, Fault, Server
 
-from substyle.engine.cli import main
 from substyle.engine.store import journal
 from substyle.engine.store.verify import verify
 from substyle.pipelines.storage import ObjectPlace
 
 
 def fetched(store: ObjectPlace, folder: Path) -> Path:
-    """A store in a bucket as a store on a disk."""
     local = folder / "fetched" / "s.zarr"
     for found, _ in store.walk():
         path = local / found.relative_to(store)
@@ -29,12 +25,11 @@ def fetched(store: ObjectPlace, folder: Path) -> Path:
 
 
 def puts(server: Server, store: ObjectPlace) -> int:
-    """How often something was put into a store."""
     return sum(method == "PUT" and f"/{store.key}/" in path for method, path in server.requests)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("moment", [1, 4, 8, 12, 20, 30])
+@pytest.mark.parametrize("moment", [1, 8, 20])
 def test_a_killed_run_is_resumed_to_the_same_bytes(
     warm: Warm, finished: Whole, bucket: ObjectPlace, server: Server, tmp_path: Path, moment: int
 ) -> None:
@@ -51,7 +46,7 @@ def test_a_killed_run_is_resumed_to_the_same_bytes(
 
 # what is busy or broken is asked again for a quarter of a minute
 @pytest.mark.slow
-@pytest.mark.parametrize("status", [403, pytest.param(503, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("status", [403, 503])
 def test_a_bucket_that_refuses_ends_the_run_and_keeps_what_is_finished(
     warm: Warm, finished: Whole, bucket: ObjectPlace, server: Server, tmp_path: Path, status: int
 ) -> None:
@@ -75,30 +70,3 @@ def test_no_secret_reaches_a_store(warm: Warm, finished: Whole, bucket: ObjectPl
     for text in (ended.out, ended.err, *(p.read_bytes().decode("latin-1") for p, _ in store.walk())):
         assert KEY not in text
         assert SECRET not in text
-
-
-@pytest.mark.parametrize("bad", [f"s3://{KEY}:{SECRET}@bucket/s.zarr", f"s3://bucket/s.zarr?X-Amz-Signature={SECRET}"])
-def test_an_address_with_a_secret_is_refused_everywhere(
-    bad: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    study, local, out = tmp_path / "study.toml", str(tmp_path / "s.zarr"), str(tmp_path / "out")
-    begin = f'name = "s"\nbackbones = ["{PIXELS}"]\n'
-    run = ["run", str(study), "--out", out]
-    for arguments, text in (
-        (["embed", str(tmp_path), "--store", bad, "--backbone", PIXELS], begin),
-        (["embed", bad, "--store", local, "--backbone", PIXELS], begin),
-        (["verify", bad], begin),
-        (["stage", "probes", bad], begin),
-        ([*run, "--images", bad], begin),
-        ([*run, "--store", bad], begin),
-        (run, f"{begin}images = {json.dumps(bad)}\n"),
-        (run, f"{begin}store = {json.dumps(bad)}\n"),
-        (run, f"{begin}[shift]\nother = {json.dumps(bad)}\n"),
-    ):
-        study.write_text(text)
-        assert main(arguments) == 2, arguments
-        said = capsys.readouterr()
-        assert "allowed:" in said.err
-        assert SECRET[:9] not in said.err + said.out
-        assert KEY not in said.err + said.out
-    assert list(tmp_path.iterdir()) == [study]

@@ -11,8 +11,7 @@ from pathlib import Path
 
 import pytest
 from tests.crash.conftest import Whole
-from tests.crash.harness import MORE, Witness, copy, differences, embed
-from tests.crash.moments import begun
+from tests.crash.harness import MORE, Witness, begun, copy, differences, embed
 from tests.crash.processes import Ended, Limits, Warm
 
 SHARD = 3 * (8 * 768 * 2 + 4 + 16) + 4  # bytes of a shard of three transformations
@@ -51,10 +50,7 @@ def small_disk(folder: Path, size: int) -> Iterator[Path]:
 
 
 @pytest.mark.skipif(shutil.which("mount") is None, reason="no mount command")
-@pytest.mark.parametrize(
-    "room",
-    [pytest.param(n, marks=[] if n == 650_000 else pytest.mark.slow) for n in (4_096, 40_000, 90_000, 650_000)],
-)
+@pytest.mark.parametrize("room", [pytest.param(40_000, marks=pytest.mark.slow), 650_000])
 def test_a_full_disk(warm: Warm, finished: Whole, tmp_path: Path, room: int) -> None:
     with small_disk(tmp_path / "disk", 8_000_000) as disk:
         ballast = disk / "ballast"
@@ -89,11 +85,11 @@ BOUND = Limits(unprivileged=True)  # by permission bits, which root otherwise pa
 
 
 def permit(tree: Path, writing: bool) -> None:
-    """Allow or forbid writing to a tree's folders and files."""
     for path in (tree, *tree.rglob("*")):
         path.chmod((0o755 if writing else 0o555) if path.is_dir() else (0o644 if writing else 0o444))
 
 
+@pytest.mark.slow
 def test_a_store_that_cannot_be_written(warm: Warm, tiny: Whole, tmp_path: Path) -> None:
     store = copy(tiny.store, tmp_path / "stores")
     more = embed(tiny.images, store, suite=MORE)

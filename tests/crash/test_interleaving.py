@@ -1,75 +1,33 @@
-"""A reader that stands still at each of its readings while a run goes on to its end, and then reads the rest."""
+"""Reading a store while a run fills it: finished shards and nothing else, never other values."""
 
 from __future__ import annotations
 
-import random
+import itertools
 import signal
-from collections.abc import Sequence
+import time
 from pathlib import Path
 
 import pytest
 from tests.crash.conftest import Whole
-from tests.crash.harness import PIXELS, SUITE, copy, embed, transient, whole_table
-from tests.crash.moments import after
-from tests.crash.processes import Fault, Limits, Run, Warm
+from tests.crash.harness import (
+    PIXELS,
+    SUITE,
+    copy,
+    differences,
+    embed,
+    paused,
+    records,
+    same_rows,
+    table_or_none,
+    transient,
+    until,
+    whole_table,
+)
+from tests.crash.processes import Fault, Limits, Warm
 from tests.crash.warm import digests
 
-
-def stopped(process: int) -> bool:
-    """Whether a process stands still."""
-    return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] == "T"
-
-
-def stand_still(run: Run) -> None:
-    """Wait until the run has stopped itself, or ended."""
-    while run.running() and not stopped(run.pid):
-        after(random.Random(0), 0.01)(run)
-
-
-def read_around(
-    warm: Warm,
-    before: Path,
-    folder: Path,
-    arguments: Sequence[str],
-    suites: Sequence[str],
-    *,
-    least: int,
-    readings: int = 5,
-    first: int = 1,
-) -> None:
-    """For every other reading of a table: stop before it, let a run on the store end, read the rest.
-
-    A table has all transformations of one of the suites, no fewer photographs than ``least``, and rows of the store as
-    the run leaves it. Only where ``least`` is 0 may there be nothing to read. There are at least so many readings, and
-    ``first`` says which of them are tried.
-    """
-    assert "{store}" in arguments
-    whole: dict[str, dict[str, str]] = {}
-    failures, at, more = [], first - 2, True
-    while more:
-        at += 2
-        store = copy(before, folder / f"{at}")
-        reader = warm.table(store, PIXELS, Fault(str(store.parent), at, "SIGSTOP", reads=True))
-        stand_still(reader)
-        more = reader.running()
-        warm([str(store) if word == "{store}" else word for word in arguments]).wait().require(0)
-        if more:
-            reader.signal(signal.SIGCONT)
-        ended = reader.wait().require(0)
-        whole = whole or digests(whole_table(store, PIXELS))
-        rows: dict[str, dict[str, str]] = ended.answer.get("rows", {})
-        if "error" in ended.answer:
-            wrong = bool(least) or not transient(ended.answer["error"])
-        else:
-            known = all(whole[name].get(key) == x for name, by_key in rows.items() for key, x in by_key.items())
-            wrong = set(rows) not in [set(suite.split(",")) for suite in suites] or not known
-            wrong = wrong or min(map(len, rows.values()), default=0) < least
-        if wrong:
-            what = ended.changes[at - 1] if len(ended.changes) >= at else "the end"
-            shown = ended.answer.get("error") or {name: len(by_key) for name, by_key in rows.items()}
-            failures.append(f"stopped at {what}: {shown}")
-    assert at > readings, (ended.changes, ended.answer.keys())
-    assert not failures, f"{len(failures)} of {at} readings went wrong:\n" + "\n".join(failures)
+from substyle.engine.store.store import EmbeddingStore
+from substyle.engine.store.table import load_table, store_facts
 
 
 def cut(warm: Warm, reference: Whole, folder: Path, at: str) -> Path:
@@ -88,18 +46,61 @@ def cut(warm: Warm, reference: Whole, folder: Path, at: str) -> Path:
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("point", "least", "readings", "first"),
-    [
-        ("/3-", 0, 3, 1),
-        ("catalog/.", 0, 3, 2),
-        ("c.0.1.0", 8, 5, 1),
-        ("journal/tables/.r", 12, 5, 2),
-    ],
+    [("/3-", 0, 3, 1), ("catalog/.", 0, 3, 2), ("c.0.1.0", 8, 5, 1), ("journal/tables/.r", 12, 5, 2)],
     ids=["no array yet", "no catalog yet", "a shard done", "all done, not compacted"],
 )
 def test_a_reader_stands_still_while_a_store_is_finished(
     warm: Warm, tiny: Whole, tmp_path: Path, point: str, least: int, readings: int, first: int
 ) -> None:
-    """Without arrays the catalog is empty, which takes three readings to see."""
-    arguments = embed(tiny.images, Path("{store}"))
-    before = cut(warm, tiny, tmp_path, point)
-    read_around(warm, before, tmp_path / "read", arguments, [SUITE], least=least, readings=readings, first=first)
+    """For every other reading of a table: stop before it, let a run on the store end, read the rest.
+
+    A table has all transformations, no fewer photographs than ``least``, and rows of the whole store. Only where
+    ``least`` is 0 may there be nothing to read. Without arrays the catalog is empty, which takes three readings to see.
+    """
+    before, whole = cut(warm, tiny, tmp_path, point), digests(whole_table(tiny.store, PIXELS))
+    for at in itertools.count(first, 2):
+        store = copy(before, tmp_path / f"{at}")
+        reader = warm.table(store, PIXELS, Fault(str(store.parent), at, "SIGSTOP", reads=True))
+        while reader.running() and Path(f"/proc/{reader.pid}/stat").read_text().rpartition(")")[2].split()[0] != "T":
+            time.sleep(0.01)
+        stopped = reader.running()
+        warm(embed(tiny.images, store)).wait().require(0)
+        reader.signal(signal.SIGCONT)
+        ended = reader.wait().require(0)
+        said = f"stopped at {ended.changes[at - 1] if stopped else 'the end'}: {ended.out[:500]}"
+        if "error" in ended.answer:
+            assert not least, said
+            assert transient(ended.answer["error"]), said
+        else:
+            rows: dict[str, dict[str, str]] = ended.answer["rows"]
+            assert set(rows) == set(SUITE.split(",")), said
+            for name, by_key in rows.items():
+                assert len(by_key) >= least, said
+                assert by_key.items() <= whole[name].items(), said
+        if not stopped:
+            break
+    assert at > readings, ended.changes
+
+
+# --- a run stands still -----------------------------------------------------------------------------------------------
+
+
+def test_reading_while_a_run_stands_still(warm: Warm, finished: Whole, tmp_path: Path) -> None:
+    store, whole = tmp_path / "s.zarr", whole_table(finished.store, PIXELS)
+    assert table_or_none(store, PIXELS) is None
+    run = warm(embed(finished.images, store))
+    counts = []
+    for count in (1, 3, 6):
+        until(lambda count=count: records(store) >= count, run)  # type: ignore[misc]
+        with paused(run, store):
+            opened = EmbeddingStore.open(store)
+            store_facts(opened)
+            table = load_table(opened, PIXELS)
+            assert set(table.transformations) == set(SUITE.split(","))
+            same_rows(table, whole)
+            counts.append(len(table.keys))
+    assert counts == sorted(set(counts)), counts
+    assert counts[0] >= 8
+    run.wait().require(0)
+    same_rows(load_table(opened, PIXELS), whole)  # of the store that was open before the end
+    assert differences(store, finished.store) == []

@@ -5,12 +5,25 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tests.crash.conftest import Whole, photographs, whole
-from tests.crash.harness import COMPILED, PIXELS, STATISTICS, SUITE, Witness, copy, differences, embed, uninterrupted
-from tests.crash.moments import after, fill, upon
-from tests.crash.processes import Start, Warm, cold
+from tests.crash.harness import (
+    COMPILED,
+    PIXELS,
+    STATISTICS,
+    SUITE,
+    Witness,
+    after,
+    copy,
+    differences,
+    embed,
+    fill,
+    uninterrupted,
+    upon,
+)
+from tests.crash.processes import Fault, Limits, Start, Warm, cold
 
 
 def many_kills(
@@ -49,7 +62,7 @@ def many_kills(
 
 
 def test_killed_at_random_moments(warm: Warm, finished: Whole, tmp_path: Path) -> None:
-    assert many_kills(warm, tmp_path, finished, kills=3, seed=1) == 3
+    assert many_kills(warm, tmp_path, finished, kills=2, seed=1) == 2
 
 
 @pytest.mark.slow
@@ -92,38 +105,48 @@ def test_killed_in_a_long_run(warm: Warm, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "backbones", [(PIXELS, STATISTICS), (COMPILED,), (PIXELS, COMPILED)], ids=["two", "compiled", "compiled and not"]
+    ("first", "more"),
+    [
+        ((), {"backbones": (PIXELS, STATISTICS)}),
+        (("--set", "limit=36"), {}),
+        ((), {"suite": f"{SUITE},gaussian_blur,jpeg"}),
+        (None, {"backbones": (PIXELS, COMPILED)}),
+    ],
+    ids=["a backbone", "photographs", "transformations", "everything"],
 )
-def test_killed_with_several_backbones(warm: Warm, finished: Whole, tmp_path: Path, backbones: Sequence[str]) -> None:
-    store = tmp_path / "whole" / "s.zarr"
-    _, seconds = uninterrupted(warm, embed(finished.images, store, backbones=backbones))
+def test_killed_while_something_is_added(
+    warm: Warm, finished: Whole, tmp_path: Path, first: Sequence[str] | None, more: dict[str, Any]
+) -> None:
+    before, store = None, tmp_path / "whole" / "s.zarr"
+    if first is not None:
+        before = tmp_path / "before" / "s.zarr"
+        warm(embed(finished.images, before, *first)).wait().require(0)
+        store = copy(before, tmp_path / "whole")
+    _, seconds = uninterrupted(warm, embed(finished.images, store, **more))
     reference = Whole(finished.images, store, seconds, finished.shards)
-    assert many_kills(warm, tmp_path, reference, kills=8, seed=5, backbones=backbones) == 8
+    assert many_kills(warm, tmp_path, reference, kills=8, seed=6, before=before, **more) == 8
+
+
+# --- at the n-th change of files --------------------------------------------------------------------------------------
 
 
 @pytest.mark.slow
-def test_killed_while_a_backbone_is_added(warm: Warm, finished: Whole, tmp_path: Path) -> None:
-    both = (PIXELS, STATISTICS)
-    store = copy(finished.store, tmp_path / "whole")
-    _, seconds = uninterrupted(warm, embed(finished.images, store, backbones=both))
-    reference = Whole(finished.images, store, seconds, finished.shards)
-    assert many_kills(warm, tmp_path, reference, kills=8, seed=6, backbones=both, before=finished.store) == 8
-
-
-@pytest.mark.slow
-def test_killed_while_images_are_appended(warm: Warm, finished: Whole, tmp_path: Path) -> None:
-    part = tmp_path / "part" / "s.zarr"
-    warm(embed(finished.images, part, "--set", "limit=36")).wait().require(0)
-    store = copy(part, tmp_path / "whole")
-    _, seconds = uninterrupted(warm, embed(finished.images, store))
-    reference = Whole(finished.images, store, seconds, finished.shards)
-    assert many_kills(warm, tmp_path, reference, kills=10, seed=7, before=part) == 10
-
-
-@pytest.mark.slow
-def test_killed_while_a_transformation_is_added(warm: Warm, finished: Whole, tmp_path: Path) -> None:
-    more = f"{SUITE},gaussian_blur,jpeg"
-    store = copy(finished.store, tmp_path / "whole")
-    _, seconds = uninterrupted(warm, embed(finished.images, store, suite=more))
-    reference = Whole(finished.images, store, seconds, finished.shards)
-    assert many_kills(warm, tmp_path, reference, kills=10, seed=8, suite=more, before=finished.store) == 10
+@pytest.mark.parametrize("share", [0.2, 0.5, 0.97])
+def test_killed_at_some_changes_of_files(warm: Warm, tiny: Whole, tmp_path: Path, share: float) -> None:
+    counted, folder = tmp_path / "counted", tmp_path / "killed"
+    for each in (counted, folder):
+        each.mkdir()
+    whole = warm(embed(tiny.images, counted / "s.zarr"), Limits(fault=Fault(str(counted), 0, ""))).wait().require(0)
+    at = round(share * len(whole.changes))
+    assert at > 5, whole.changes
+    store, witness = folder / "s.zarr", Witness(tiny.store)
+    arguments = embed(tiny.images, store)
+    ended = warm(arguments, Limits(fault=Fault(str(folder), at, "SIGKILL"))).wait()
+    if len(ended.changes) < at:  # as chance has it, it made fewer
+        ended.require(0)
+    else:
+        ended.require(-9)
+    witness.look(store)
+    warm(arguments).wait().require(0)
+    witness.look(store)
+    assert differences(store, tiny.store) == [], ended.changes[-1]

@@ -1,7 +1,8 @@
-"""Runs that are asked to stop, by Ctrl-C or by a scheduler: they say so in a line and leave a store that goes on."""
+"""Runs that are asked to stop, or whose libraries run: they say so in a line, and leave a store that goes on."""
 
 from __future__ import annotations
 
+import os
 import random
 import signal
 import time
@@ -10,11 +11,12 @@ from pathlib import Path
 
 import pytest
 from tests.conftest import slow_after
-from tests.crash.conftest import Whole
-from tests.crash.harness import Witness, differences, embed
-from tests.crash.moments import after, records, until, upon
+from tests.crash.conftest import Whole, photographs
+from tests.crash.harness import Witness, differences, embed, records, until, upon
 from tests.crash.processes import Warm, cold
-from tests.scenarios.scene import STUDY, numbers, read, toml
+from tests.pipelines.libraries.suites import row, write
+from tests.scenarios.scene import STUDY, numbers, read
+from tests.toml import toml
 
 from substyle.engine import cli
 
@@ -58,38 +60,6 @@ def test_a_library_may_raise_an_error_of_its_own_when_it_is_stopped() -> None:
         raise TypeError("without a signal")
 
 
-@pytest.mark.slow
-@KINDS
-def test_stopped_at_random_moments(
-    warm: Warm, finished: Whole, tmp_path: Path, kind: signal.Signals, code: int
-) -> None:
-    rng, hit, window = random.Random(0), 0, finished.seconds
-    for number in range(40):
-        store, witness = tmp_path / f"{number}" / "s.zarr", Witness(finished.store)
-        arguments = embed(finished.images, store)
-        run = warm(arguments)
-        after(rng, window)(run)
-        run.signal(kind)
-        ended = run.wait()
-        assert not list(store.glob("lock*")), ended
-        witness.look(store)
-        # it was done already; the signal then met an interpreter that was ending
-        if ended.out and "error" not in ended.answer:
-            assert ended.code in (0, code, -kind)
-            window *= 0.8
-        elif ended.code == -kind:  # before the command began: to a shell that is the same exit code
-            assert not store.exists()
-        else:
-            ended.require(code, "substyle: ", "kept")
-            hit += 1
-        warm(arguments).wait().require(0)
-        witness.look(store)
-        assert differences(store, finished.store) == []
-        if hit == 12:
-            return
-    raise AssertionError(f"only {hit} runs could be stopped")
-
-
 NATIVE = """
 import ctypes, pathlib
 from substyle.pipelines.transforms.base import kernel
@@ -118,7 +88,7 @@ def test_a_run_inside_a_library_is_stopped(finished: Whole, tmp_path: Path, kind
 @pytest.mark.slow
 def test_a_study_stopped_at_any_stage_goes_on(finished: Whole, tmp_path: Path) -> None:
     study = tmp_path / "study.toml"
-    study.write_text(toml(STUDY))
+    study.write_bytes(toml(STUDY))
 
     def words(out: str) -> list[str]:
         return ["run", str(study), "--images", str(finished.images), "--out", str(tmp_path / out), "--quiet", "--json"]
@@ -142,3 +112,52 @@ def test_a_study_stopped_at_any_stage_goes_on(finished: Whole, tmp_path: Path) -
         {path.relative_to(tmp_path / out) for path in (tmp_path / out).rglob(".*")} for out in ("whole", "stopped")
     ]
     assert names[0] == names[1]  # no temporary files
+
+
+# --- processes of libraries -------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def suite(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A suite file with five transformations of each library."""
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path / "suite"), os.environ.get("PYTHONPATH", "")]))
+    return str(write(tmp_path / "suite"))
+
+
+def children(pid: int) -> list[int]:
+    own = [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    return [*own, *(further for child in own for further in children(child))]
+
+
+def running(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+WAITS = """
+import os, pathlib, time
+
+def waits(image):
+    pathlib.Path(__file__).with_name(f"{os.getpid()}.begun").touch()
+    time.sleep(3600)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+def test_no_process_outlives_the_run(tmp_path: Path, suite: str, kind: signal.Signals) -> None:
+    """Each is inside a library when the run ends."""
+    images, folder = photographs(tmp_path / "images", 8), Path(suite).parent
+    (folder / "waiting.py").write_text(WAITS)
+    words = embed(images, tmp_path / "s.zarr", "--allow-plugins", "--set", "threads=2")
+    words[words.index("--suite") + 1] = str(write(folder, row('name = "p_waits", of = "python:waiting:waits"')))
+    run = cold(words)
+    until(lambda: len(list(folder.glob("*.begun"))) == 2, run)
+    started = children(run.pid)
+    assert len(started) >= 2
+    os.kill(run.pid, kind)  # it alone, and not its group
+    run.wait()
+    while any(map(running, started)):
+        time.sleep(0.01)

@@ -121,7 +121,6 @@ def show(store: str, backbone: str) -> None:
 
 
 def digests(table: EmbeddingTable) -> dict[str, dict[str, str]]:
-    """A digest of every embedding, by transformation and key."""
     return {
         name: {key: hashlib.sha256(x_D.tobytes()).hexdigest() for key, x_D in zip(table.keys, x_ND, strict=True)}
         for name, x_ND in zip(table.transformations, table.x_TND, strict=True)

@@ -20,8 +20,6 @@ SOME = [Picture(kind, seed) for seed in range(2) for kind in KINDS]
 
 @dataclass(frozen=True)
 class Artefact:
-    """Everything an embedding may depend on."""
-
     name: str
     precision: Precision
     float32_layers: int = 0
@@ -42,7 +40,6 @@ def graph(name: str, batch: int) -> bytes:
 
 
 def compiled(artefact: Artefact, cache_dir: str | None = None) -> FixedBatch:
-    """Compile a backbone, or load it from the cache folder."""
     made = OpenVINOGraph(
         graph(artefact.name, artefact.batch),
         precision=artefact.precision,
@@ -56,5 +53,4 @@ def compiled(artefact: Artefact, cache_dir: str | None = None) -> FixedBatch:
 
 @lru_cache(maxsize=8)
 def kept(artefact: Artefact) -> FixedBatch:
-    """Compiled once per process."""
     return compiled(artefact)

@@ -26,16 +26,13 @@ class Picture:
 
     @property
     def key(self) -> str:
-        """Its image key."""
         return f"{'test' if self.test else 'train'}/{self.kind}/né {self.seed}.jpg"
 
     def canvas(self, side: int) -> NDArray[np.uint8]:
-        """Its pixels. Shape: (S, S, 3) uint8."""
         return _pixels(self.kind, self.seed, side)
 
 
 def pictures() -> st.SearchStrategy[Picture]:
-    """Strategy: any image."""
     return st.builds(Picture, st.sampled_from(KINDS), st.integers(0, SEEDS - 1), st.booleans())
 
 
@@ -54,7 +51,6 @@ def parts(count: int, largest: int) -> st.SearchStrategy[list[int]]:
 
 
 def stack(some: list[Picture], side: int) -> NDArray[np.uint8]:
-    """A canvas batch. Shape: (B, S, S, 3) uint8."""
     return np.stack([picture.canvas(side) for picture in some])
 
 
@@ -88,10 +84,7 @@ def _pixels(kind: str, seed: int, side: int) -> NDArray[np.uint8]:
 
 def _photograph(rng: np.random.Generator, side: int) -> NDArray[np.uint8]:
     name = ("china.jpg", "flower.jpg")[rng.integers(2)]
-    with (
-        resources.as_file(resources.files("sklearn.datasets.images") / name) as path,
-        Image.open(path) as opened,
-    ):
+    with resources.as_file(resources.files("sklearn.datasets.images") / name) as path, Image.open(path) as opened:
         size = min(2 * side, opened.height - 20)
         left, top = rng.integers(0, opened.width - size), rng.integers(0, opened.height - size)
         crop = opened.convert("RGB").crop((left, top, left + size, top + size))

@@ -23,7 +23,6 @@ def encode(picture: Image.Image, kind: str, **options: object) -> bytes:
 
 @lru_cache(maxsize=1)
 def pool() -> tuple[bytes, ...]:
-    """Image files of many formats and sizes, intact and broken."""
     scenes = [Image.fromarray(Picture("scene", i).canvas(97 + 30 * i)) for i in range(4)]
     photographs = [Image.fromarray(Picture("photograph", i).canvas(100 + i)) for i in range(3)]
     good = [encode(picture, "JPEG", quality=70 + 5 * i) for i, picture in enumerate((*scenes, *photographs))]
@@ -82,7 +81,6 @@ def check(blobs: list[bytes], batch: int, threads: int) -> None:
 
 
 def lists(blobs: tuple[bytes, ...]) -> st.SearchStrategy[list[bytes]]:
-    """Strategy: up to 12 files, with repetitions."""
     return st.lists(st.integers(0, len(blobs) - 1), min_size=1, max_size=12).map(lambda some: [blobs[i] for i in some])
 
 

@@ -26,7 +26,6 @@ LEAST_P = 1e-5
 
 @cache
 def image_keys(seed: int = 0, prefix: str = "train/n") -> NDArray[np.uint64]:
-    """Keys of many images with names that differ in one or two digits."""
     return philox.image_keys(seed, [f"{prefix}{i % 10}/{i}.JPEG" for i in range(MANY)])
 
 

@@ -1,4 +1,4 @@
-"""Variants do not depend on batch, order, threads, suite or other images, bit for bit.
+"""Variants do not depend on batch, order, threads, suite, process or other images, bit for bit.
 
 Each example shuffles 1 to 9 images into random batches, for a random suite and number of threads, and compares every
 variant with that of the image alone on one thread.
@@ -6,10 +6,17 @@ variant with that of the image alone on one thread.
 
 from __future__ import annotations
 
+import hashlib
+import json
+import os
+import subprocess
+import sys
 from dataclasses import dataclass
 from functools import lru_cache
+from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -96,3 +103,33 @@ def test_all_variants_in_any_company(case: Case) -> None:
 @given(case=cases((64,), SUITES))
 def test_a_part_of_the_suite_in_any_company(case: Case) -> None:
     check(case)
+
+
+# --- in another process -----------------------------------------------------------------------------------------------
+
+
+SCRIPT = "import json; from tests.determinism import test_variants; print(json.dumps(test_variants.digests(1)))"
+
+
+def digests(threads: int) -> dict[str, str]:
+    """Of the pixels of each transformation that is no network."""
+    load_all()
+    names = [*suite("substance31"), *(name for name in suite("styles48") if base.get(name).made_by == "kernel")]
+    names = [name for name in names if base.get(name).made_by != "network"]
+    rng = np.random.default_rng(8)
+    canvas = rng.integers(0, 256, (5, 8, 8, 3), np.uint8).repeat(8, axis=1).repeat(8, axis=2)
+    canvas[-1] = 77
+    made = VariantMaker(tuple(names), side=64, seed=3, batch=5, threads=threads)
+    variants = made(torch.from_numpy(canvas), [f"ß/{i}.jpg" for i in range(5)], np.arange(5) % 2 == 0)
+    return {v.name: hashlib.sha256(v.pixels_BSSC.numpy().tobytes()).hexdigest() for v in variants}
+
+
+@pytest.mark.slow
+def test_another_process_makes_the_same_variants() -> None:
+    torch.set_num_threads(2)
+    here = digests(2)
+    assert len(set(here.values())) == len(here) == 26 + 40
+    environment = os.environ | {"PYTHONHASHSEED": "4242", "OMP_NUM_THREADS": "1"}
+    command, root = [sys.executable, "-c", SCRIPT], Path(__file__).parents[2]
+    done = subprocess.run(command, env=environment, cwd=root, capture_output=True, text=True, check=True)
+    assert json.loads(done.stdout.splitlines()[-1]) == here

@@ -26,7 +26,6 @@ _COMMANDS = {"os.system", "os.exec", "os.posix_spawn", "subprocess.Popen", "sock
 
 
 def photographs(path: Path) -> None:
-    """Open photographs and read the first of them."""
     from substyle.pipelines.sources import describe, open_source
 
     source = open_source(path)
@@ -53,21 +52,18 @@ def mend(store: Path) -> None:
 
 
 def probe(path: Path) -> None:
-    """Load a probe."""
     from substyle.engine.probes.checkpoint import Probe
 
     Probe.load(path)
 
 
 def onnx(path: Path) -> None:
-    """Load a graph as a backbone."""
     from substyle.engine.backbones import onnx_graph
 
     onnx_graph.load(f"onnx:{path}", str(path), canvas=32, batch=2)
 
 
 def checkpoint(path: Path) -> None:
-    """Read a checkpoint."""
     from substyle.engine.backbones import weights
 
     weights.read_checkpoint("backbone", path)
@@ -102,7 +98,6 @@ def watch(folder: str, found: list[str]) -> None:
 
 
 def run(request: dict[str, Any]) -> int:
-    """Answer a request in a fork, within its memory."""
     output = os.open(request["output"], os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     for descriptor in (1, 2):
         os.dup2(output, descriptor)
@@ -137,13 +132,11 @@ def run(request: dict[str, Any]) -> int:
 
 
 def _memory(name: str) -> int:
-    """A number of bytes in proc(5)'s status."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) << 10 for line in lines if line.startswith(f"{name}:"))
 
 
 def serve() -> None:
-    """Answer requests until the input ends."""
     import numcodecs  # noqa: F401
     import pyarrow.dataset
     import pyarrow.parquet  # noqa: F401

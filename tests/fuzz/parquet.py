@@ -13,14 +13,12 @@ from tests.fuzz.mutations import changed, garbage, spoilt
 
 
 def parquet(table: pa.Table) -> bytes:
-    """A table as a Parquet file."""
     buffer = io.BytesIO()
     pq.write_table(table, buffer)
     return buffer.getvalue()
 
 
 def rows_of(data: bytes) -> list[dict[str, Any]]:
-    """The rows of a Parquet file."""
     rows: list[dict[str, Any]] = pq.read_table(io.BytesIO(data)).to_pylist()
     return rows
 

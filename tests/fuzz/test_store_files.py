@@ -27,16 +27,8 @@ from substyle.engine.store.table import EmbeddingTable, load_table
 from substyle.engine.store.verify import Verdict, verify
 
 Tables = dict[str, EmbeddingTable]
-SCHEMA = pa.schema(
-    {
-        "row": pa.int64(),
-        "key": pa.string(),
-        "label": pa.int32(),
-        "class_name": pa.string(),
-        "split": pa.string(),
-        "given": pa.string(),
-    }
-)
+TEXTS = dict.fromkeys(("key", "class_name", "split", "given"), pa.string())
+SCHEMA = pa.schema({"row": pa.int64(), "label": pa.int32(), **TEXTS})
 FILES = (
     "zarr.json",
     "embeddings/zarr.json",
@@ -59,7 +51,6 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def sound(made: Path, tmp_path: Path) -> Path:
-    """A store for one test, whose files may be spoilt."""
     return _copied(made, tmp_path / "s.zarr")
 
 
@@ -176,9 +167,7 @@ def test_content_made_on_purpose_brings_no_other_embeddings(
     "changes",
     [
         {"shard": -1},
-        {"shard": 10**30},
         {"checksums": {"jpeg": None}},
-        {"backbone": None},
         {"seconds": float("nan")},
         {"images": [{"row": 4}]},
     ],
@@ -196,14 +185,11 @@ def test_records_that_no_run_writes_are_refused(sound: Path, tables: Tables, cha
 @pytest.mark.parametrize(
     ("changes", "named"),
     [
-        ({"row": None}, "rows 0 to "),
         ({"row": 1}, "rows 0 to "),
         ({"row": 2**62}, "rows 0 to "),
         ({"key": "1.jpg"}, "keys"),
         ({"split": "testing"}, "splits"),
-        ({"label": -2}, "labels"),
         ({"label": 7}, "labels"),
-        ({"class_name": None}, "labels"),
         ({"class_name": "owl"}, "labels"),
     ],
 )
@@ -218,27 +204,7 @@ def test_rows_that_contradict_each_other_are_refused(sound: Path, changes: dict[
         EmbeddingStore.open(sound).manifest()
 
 
-@pytest.mark.parametrize(
-    ("keys", "labels", "names"),
-    [
-        (["0.jpg"], [0], ["cat", "dog"]),
-        (["x", "x"], [0, 1], ["cat", "dog"]),
-        (["\udcff"], [0], ["cat", "dog"]),
-        (["x"], [3], ["cat", "dog", "owl", "cow"]),
-        (["x"], [0], ["dog", "cat"]),
-    ],
-)
-def test_what_could_not_be_read_is_not_written(
-    sound: Path, keys: list[str], labels: list[int], names: list[str]
-) -> None:
-    store = EmbeddingStore.open(sound)
-    with pytest.raises(StoreError, match=f"{sound}/images.parquet: "):
-        store.add_images(keys, np.array(labels), names, np.zeros(len(keys), np.int8))
-
-
 def _set(value: object, *way: str | int) -> Callable[[Any], None]:
-    """Sets a value deep inside a document."""
-
     def change(document: Any) -> None:  # noqa: ANN401
         for key in way[:-1]:
             document = document[key]

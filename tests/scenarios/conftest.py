@@ -39,6 +39,7 @@ def empty(
     monkeypatch.setattr(
         "substyle.pipelines.transforms.registry._loaded", []
     )  # workers of later tests load what is there
+    monkeypatch.setenv("SUBSTYLE_ALLOW_PLUGINS", "1")
     monkeypatch.chdir(tmp_path)
     made = Scene(tmp_path, capsys)
     made.new_process()

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 from tests.conftest import jpeg, photograph, setting
+from tests.toml import toml
 
 from substyle.engine.backbones import registry
 from substyle.engine.cli import main
@@ -44,6 +45,7 @@ STUDY: dict[str, Any] = {
 }
 COUNTS = {"train": 8, "val": 4, "test": 6}
 CLASSES = ("even", "odd")
+STAGES: tuple[tuple[str, ...], ...] = (("stage", "probes"), ("stage", "analysis,similarity"), ("report",))
 Row = tuple[str, str]
 
 
@@ -58,6 +60,11 @@ class Scene:
         self.root, self.photos, self.capsys = root, root / "photos", capsys
         self.study: dict[str, Any] = copy.deepcopy(STUDY)
         self._number = itertools.count()
+
+    @property
+    def store(self) -> Path:
+        """The store of a run without other folders."""
+        return self.root / "out" / "store.zarr"
 
     # --- commands -----------------------------------------------------------------------------------------------------
 
@@ -75,7 +82,6 @@ class Scene:
         return code, answer
 
     def ok(self, *words: object) -> dict[str, Any]:
-        """Run a command that must succeed."""
         code, answer = self.command(*words)
         assert code == 0, answer
         return answer
@@ -92,9 +98,8 @@ class Scene:
         return message
 
     def study_file(self) -> Path:
-        """The study as a file."""
         path = self.root / "study.toml"
-        path.write_text(toml(self.study))
+        path.write_bytes(toml(self.study))
         return path
 
     def asked(self, out: Path | str = "out", images: Path | None = None, *more: object) -> list[object]:
@@ -122,24 +127,20 @@ class Scene:
         assert not results.is_file() or results.read_bytes() == before
 
     def fresh(self, images: Path | None = None, *more: object) -> dict[str, Any]:
-        """Results of a fresh run on these photographs."""
         return self.run(f"fresh-{next(self._number)}", images, *more)
 
     def fresh_store(self, images: Path | None = None) -> Path:
-        """A new store with the study's photographs."""
         store = f"fresh-{next(self._number)}.zarr"
         limit = ("--set", f"limit={self.study['limit']}") if "limit" in self.study else ()
         self.embed(images or self.photos, *limit, store=store)
         return self.root / store
 
     def embed(self, images: Path | None, *more: object, store: str = "s.zarr", backbone: str = "control:pixels") -> Any:  # noqa: ANN401
-        """`substyle embed` with the study's suite and canvas."""
         return self.ok(*self.embedding(images, *more, store=store, backbone=backbone))
 
     def embedding(
         self, images: Path | None, *more: object, store: str = "s.zarr", backbone: str = "control:pixels"
     ) -> list[object]:
-        """Arguments of `substyle embed`."""
         path = self.root / store
         new = (
             [] if (path / "substyle.json").exists() else ["--suite", SUITE, *setting("canvas=64", "embed.shard_rows=8")]
@@ -151,9 +152,13 @@ class Scene:
     def stages(self, store: Path, *more: object) -> dict[str, Any]:
         """probe, analyze and report, with the study's settings. Returns results.json."""
         study = self.study_file()
-        for stage in (("stage", "probes"), ("stage", "analysis,similarity")):
-            self.ok(*stage, store, "--study", study, *more)
-        return read(self.root / self.ok("report", store, "--study", study, *more)["results"])
+        answers = [self.ok(*stage, store, "--study", study, *more) for stage in STAGES]
+        return read(self.root / answers[-1]["results"])
+
+    def refused_stages(self, store: Path, *, kind: str, field: str | None = None) -> None:
+        """probe, analyze and report, with the study's settings, which must fail."""
+        for stage in STAGES:
+            self.refused(*stage, store, "--study", self.study_file(), kind=kind, field=field)
 
     # --- photographs --------------------------------------------------------------------------------------------------
 
@@ -175,7 +180,6 @@ class Scene:
         return sorted((folder or self.photos).glob(pattern))[at]
 
     def key(self, path: Path) -> str:
-        """Key of a photograph."""
         return path.relative_to(self.photos).as_posix()
 
     def new_process(self) -> None:
@@ -188,7 +192,6 @@ class Scene:
 
 
 def write(path: Path, data: bytes) -> Path:
-    """Write a file and its parent folders."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(data)
     return path
@@ -216,17 +219,6 @@ def edit(scene: Scene) -> None:
     assert path.stat().st_mtime_ns == before.st_mtime_ns
 
 
-def delete(scene: Scene) -> None:
-    """Delete a photograph."""
-    scene.one().unlink()
-
-
-def relabel(scene: Scene) -> None:
-    """Move a photograph to another class."""
-    path = scene.one("train/even/*.jpg")
-    path.rename(scene.photos / "train" / "odd" / path.name)
-
-
 _OF_THE_RUN = ("created", "stamps", "throughput", "environment", "identity", "settings", "checksum")
 
 
@@ -243,7 +235,6 @@ def numbers(results: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def read(path: str | Path) -> dict[str, Any]:
-    """Read a JSON object."""
     found: dict[str, Any] = json.loads(Path(path).read_text())
     return found
 
@@ -259,21 +250,3 @@ def rows(store: Path, backbone: str = "control:pixels") -> dict[Row, tuple[objec
         for t, name in enumerate(table.transformations):
             found[key, name] = (*told, x_TND[t, n].tobytes())
     return found
-
-
-def toml(table: Mapping[str, Any]) -> str:
-    """Write a study as TOML, with inline lists and inner tables."""
-    plain = {key: value for key, value in table.items() if not isinstance(value, dict)}
-    text = "".join(f"{json.dumps(key)} = {_value(value)}\n" for key, value in plain.items())
-    for name, inner in table.items():
-        if isinstance(inner, dict):
-            text += f"[{name}]\n" + "".join(f"{json.dumps(key)} = {_value(value)}\n" for key, value in inner.items())
-    return text
-
-
-def _value(value: object) -> str:
-    if isinstance(value, dict):
-        return "{" + ", ".join(f"{key} = {_value(inner)}" for key, inner in value.items()) + "}"
-    if isinstance(value, list):
-        return "[" + ", ".join(map(_value, value)) + "]"
-    return json.dumps(value if isinstance(value, bool | int | float) else str(value))

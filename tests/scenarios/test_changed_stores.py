@@ -1,20 +1,27 @@
-"""Stores that others write to, that are damaged, or whose making is interrupted."""
+"""Stores and folders that others write to, that change meanwhile, are damaged, or whose making is interrupted."""
 
 from __future__ import annotations
 
+import io
 import json
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 
 import pytest
 import zarr
-from tests.conftest import slow_after
-from tests.scenarios.scene import Scene, numbers, other_bytes, rows
+from tests.conftest import jpeg, photograph, slow_after
+from tests.scenarios.scene import STAGES, Scene, numbers, other_bytes, rows, write
+
+from substyle.engine.cli import main
+from substyle.engine.stages import probes
+from substyle.engine.store import lock
 
 SLOW = """
 import time
@@ -79,7 +86,7 @@ def _cut(path: Path) -> None:
 @pytest.mark.parametrize("harm", slow_after(1, [Path.unlink, _flip, _cut]), ids=["missing", "flipped", "cut"])
 def test_damage_is_found_refused_and_repaired(scene: Scene, harm: Callable[[Path], None]) -> None:
     first = numbers(scene.run())
-    store = scene.root / "out" / "store.zarr"
+    store = scene.store
     before = rows(store)
     harm(sorted(store.glob("embeddings/*/*/c.*"))[0])
     verdicts = []
@@ -89,21 +96,12 @@ def test_damage_is_found_refused_and_repaired(scene: Scene, harm: Callable[[Path
         verdicts.append(verdict)
     assert verdicts[0] == verdicts[1]
     assert not scene.ok("info", store)["complete"]
-    for stage in (("stage", "probes"), ("stage", "analysis,similarity"), ("report",)):
-        scene.refused(*stage, store, "--study", scene.study_file(), kind="StoreError")
-    assert scene.embed(None, store="out/store.zarr")["new_shards"] == 1
+    scene.refused_stages(store, kind="StoreError")
+    if harm is not Path.unlink:  # else `run` repairs it
+        assert scene.embed(None, store="out/store.zarr")["new_shards"] == 1
+        assert rows(store) == before
+    assert numbers(scene.run()) == first
     assert rows(store) == before
-    assert scene.ok("verify", store)["complete"]
-    assert numbers(scene.run()) == first
-
-
-def test_run_repairs_what_verify_found(scene: Scene) -> None:
-    first = numbers(scene.run())
-    store = scene.root / "out" / "store.zarr"
-    for shard in store.glob("embeddings/*/*/c.*"):
-        _flip(shard)
-    assert scene.command("verify", store)[0] == 1
-    assert numbers(scene.run()) == first
     assert scene.ok("verify", store)["complete"]
 
 
@@ -148,3 +146,83 @@ def test_an_interrupted_embed_goes_on(scene: Scene, edited: str) -> None:
     scene.ok(*scene.embedding(scene.photos, *words, store="fresh.zarr"))
     assert rows(store) == rows(scene.root / "fresh.zarr")
     assert scene.ok("verify", store)["complete"]
+
+
+# --- inputs that must not be mixed ------------------------------------------------------------------------------------
+
+
+def test_results_never_go_among_other_files(scene: Scene) -> None:
+    thesis = scene.root / "out"
+    for name in ("figures/one.png", "tables/two.csv", "report.html"):
+        write(thesis / name, b"mine")
+    for more in ((), ("--fresh",)):
+        scene.refused(*scene.asked("out", None, *more), kind="ConfigError", field="--out")
+    scene.embed(scene.photos)
+    for stage in STAGES[:2]:
+        scene.refused(*stage, scene.root / "s.zarr", "--out", thesis, kind="ConfigError", field="--out")
+    assert sorted(path.name for path in thesis.rglob("*.*")) == ["one.png", "report.html", "two.csv"]
+    assert not (thesis / "substyle.json").exists()
+    before = sorted(scene.photos.rglob("*"))
+    scene.refused(*scene.asked(scene.photos), kind="ConfigError", field="--out")
+    assert sorted(scene.photos.rglob("*")) == before
+
+
+def test_a_store_without_its_manifest_takes_no_photographs(scene: Scene) -> None:
+    scene.embed(scene.photos)
+    store = scene.root / "s.zarr"
+    shutil.rmtree(store / "images.parquet")
+    other = scene.add_all(scene.root / "other", seed=500)
+    scene.refused(*scene.embedding(other), kind="StoreError")
+    findings = scene.command("verify", store)[1]["findings"]
+    assert "manifest" in {finding["kind"] for finding in findings}
+
+
+def test_embeddings_that_change_while_probes_are_trained(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    scene.embed(scene.photos)
+    train = probes.run_probes
+
+    def meanwhile(*words: Any, **more: Any) -> Any:  # noqa: ANN401
+        outcome = train(*words, **more)
+        scene.one().write_bytes(other_bytes(scene.one()))
+        with redirect_stdout(io.StringIO()):
+            assert main([*map(str, scene.embedding(scene.photos, "--replace")), "--quiet"]) == 0
+        return outcome
+
+    monkeypatch.setattr(probes, "run_probes", meanwhile)
+    store = scene.root / "s.zarr"
+    out = scene.root / "results"
+    scene.refused("stage", "probes", store, "--study", scene.study_file(), "--out", out, kind="StaleError")
+    scene.refused("report", store, "--out", out, kind="ConfigError", field="STORE")
+
+
+def test_fresh_deletes_nothing_where_the_run_would_fail(scene: Scene) -> None:
+    scene.run()
+    before = sorted((scene.root / "out").rglob("*"))
+    few = write(scene.root / "few" / "train" / "even" / "0.jpg", jpeg(photograph(0))).parents[2]
+    for images, field in ((scene.root / "nothing", "images"), (few, "splits.train")):
+        scene.refused(*scene.asked("out", images, "--fresh"), kind="ConfigError", field=field)
+    with lock.hold(scene.store, "busy"):
+        scene.refused(*scene.asked("out", None, "--fresh"), kind="LockedError")
+    assert sorted((scene.root / "out").rglob("*")) == before
+
+
+@pytest.mark.parametrize("changed", slow_after(1, ["out", "copy"]))
+def test_results_of_a_store_that_has_changed_are_not_compared(scene: Scene, changed: str) -> None:
+    scene.run()
+    shutil.copytree(scene.root / "out", scene.root / "copy")
+    comparison = ["compare", scene.root / "out", scene.root / "copy", "--out", scene.root / "comparison"]
+    scene.ok(*comparison)
+    path = scene.root / changed / "results.json"
+    written = path.read_text()
+    results = json.loads(written)
+    del results["checksum"]
+    results["backbones"]["control:pixels"]["transformation"]["linear"]["accuracy"]["value"] = 0.99
+    path.write_text(json.dumps(results))
+    for words in (comparison, ["share", "card", scene.root / changed]):
+        scene.refused(*words, kind="StaleError")
+    path.write_text(written)
+    scene.ok(*comparison)
+    scene.one().write_bytes(other_bytes(scene.one()))
+    scene.embed(scene.photos, "--replace", store=f"{changed}/store.zarr")
+    scene.refused(*comparison, kind="StaleError")
+    scene.refused("share", "card", scene.root / changed, kind="StaleError")

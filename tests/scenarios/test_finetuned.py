@@ -48,7 +48,7 @@ def test_a_study_compares_a_network_with_its_fine_tuned_weights(tuned: Scene) ->
     assert {tuple(each["losses"]) for each in facts} == {("class",), ("class", "transformation")}
     hashes = {results["backbones"][name]["spec"]["weights_hash"] for name in results["backbones"]}
     assert len(hashes) == 3
-    store = EmbeddingStore.open(tuned.root / "out" / "store.zarr")
+    store = EmbeddingStore.open(tuned.store)
     context = registry.LoadContext(canvas=64, batch=8, seed=0)
     source = open_source(tuned.photos)
     pipeline = PixelPipeline(Settings(0, 64, ("identity",)), EmbedConfig(device="cpu", batch=8))
@@ -78,13 +78,12 @@ def test_a_study_compares_a_network_with_its_fine_tuned_weights(tuned: Scene) ->
 
 @pytest.mark.slow  # compiles two networks
 def test_reports_show_no_earlier_training(tuned: Scene) -> None:
-    """Weights of another budget, or of fewer photographs, are not compared with those of now."""
     tuned.study["finetune"]["objectives"] = ["class"]
     tuned.run()
     tuned.study["finetune"]["steps"] = 3
     tuned.add(50)
     now = tuned.run()["backbones"].keys()
-    tuned.ok("report", tuned.root / "out" / "store.zarr", "--study", tuned.study_file())
+    tuned.ok("report", tuned.store, "--study", tuned.study_file())
     assert read(tuned.root / "out" / "results.json")["backbones"].keys() == now
     tuned.study["embed"]["batch"] = 4  # photographs are shuffled in groups of a batch
     assert tuned.run()["backbones"].keys() != now
@@ -123,23 +122,20 @@ def test_refused_before_anything_is_trained(tuned: Scene) -> None:
 
 def test_files_that_are_not_fine_tuned_weights_are_refused(tuned: Scene) -> None:
     context = registry.LoadContext(canvas=64, batch=8, seed=0)
-    path = tuned.root / "x.safetensors"
-    with pytest.raises(WeightsError):
-        registry.load(f"{PREFIX}{path}", context)
-    path.write_bytes(b"nothing")
-    with pytest.raises(WeightsError):
-        registry.load(f"{PREFIX}{path}", context)
-    base = registry.load(BASE, context)
+    path, base = tuned.root / "x.safetensors", registry.load(BASE, context)
     assert base.module is not None
     state = base.module.state_dict()
-    facts = {"backbone": BASE, "objective": "joint", "seed": 0, "transformations": [], "settings": {}}
-    Finetuned(state, {**facts, "weights_hash": "0" * 16}).save(path)  # of other weights
-    with pytest.raises(WeightsError):
-        registry.load(f"{PREFIX}{path}", context)
     fewer = dict(list(state.items())[1:])
-    Finetuned(fewer, {**facts, "weights_hash": base.spec.weights_hash}).save(path)
-    with pytest.raises(WeightsError):
-        registry.load(f"{PREFIX}{path}", context)
+    facts = {"backbone": BASE, "objective": "joint", "seed": 0, "transformations": [], "settings": {}}
+    for write in (
+        lambda: None,
+        lambda: path.write_bytes(b"nothing"),
+        lambda: Finetuned(state, {**facts, "weights_hash": "0" * 16}).save(path),  # of other weights
+        lambda: Finetuned(fewer, {**facts, "weights_hash": base.spec.weights_hash}).save(path),
+    ):
+        write()
+        with pytest.raises(WeightsError):
+            registry.load(f"{PREFIX}{path}", context)
     Finetuned(state, {**facts, "weights_hash": base.spec.weights_hash}).save(path)
     assert registry.load(f"{PREFIX}{path}", context).spec.finetuned == facts
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import shutil
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,7 +10,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from tests.conftest import setting, slow_after
-from tests.scenarios.scene import SUITE, Scene, edit, numbers, read, write
+from tests.scenarios.scene import STAGES, SUITE, Scene, edit, numbers, read, write
 
 from substyle.engine.extensions.adapt.family import Adapter
 from substyle.engine.store.importer import import_store
@@ -40,131 +38,80 @@ transformations = [
 """
 
 
-@pytest.fixture
-def scene(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> Scene:
-    monkeypatch.setenv("SUBSTYLE_ALLOW_PLUGINS", "1")
-    scene.add_all()
-    return scene
-
-
 # --- a study and the results of its former settings ---
 
 
-def suite_file(scene: Scene) -> Callable[[], None]:
-    path = scene.root / "mine.toml"
-    path.write_text(SOFTER)
-    scene.study["suite"] = f"identity,{path}"
-
-    def change() -> None:
-        path.write_text(SOFTER.replace("30", "20"))
-        scene.new_process()
-
-    return change
-
-
-def plug_in(scene: Scene) -> Callable[[], None]:
-    path = scene.root / "mine.py"
-    path.write_text(BRIGHTER)
-    scene.study |= {"suite": "identity,jpeg,mine_brighter", "plugins": [str(path)]}
-
-    def change() -> None:
-        path.write_text(BRIGHTER.replace("40", "50"))
-        scene.new_process()
-
-    return change
-
-
-def limit(scene: Scene) -> Callable[[], None]:
-    return lambda: scene.study.update(limit=12)
-
-
-def larger_limit(scene: Scene) -> Callable[[], None]:
-    scene.study["limit"] = 14
-    return lambda: scene.study.update(limit=16)
-
-
-def images(scene: Scene) -> Callable[[], None]:
-    scene.add_all(scene.root / "others", seed=50)
-    return lambda: scene.study.update(images=str(scene.root / "others"))
-
-
-def missing_images(scene: Scene) -> Callable[[], None]:
-    return lambda: scene.study.update(images=str(scene.root / "nowhere"))
-
-
-def one_image(scene: Scene) -> Callable[[], None]:
-    return lambda: edit(scene)
-
-
-def another_image(scene: Scene) -> Callable[[], None]:
-    return lambda: print(scene.add(40))
-
-
-def splits(scene: Scene) -> Callable[[], None]:
-    for path in list(scene.photos.glob("*/*/*.jpg")):  # without splits of their own
-        path.rename(write(scene.photos / path.parent.name / path.name, b""))
-    for split in ("train", "val", "test"):
-        shutil.rmtree(scene.photos / split)
-    return lambda: scene.study.update(splits={"train": 0.4, "val": 0.2, "test": 0.4})
-
-
-def domain(scene: Scene) -> Callable[[], None]:
-    scene.add_all(scene.root / "others", seed=50)
-    scene.study["domains"] = {"others": str(scene.root / "others")}
-    return lambda: edit_in(scene, scene.root / "others")
-
-
-def shift(scene: Scene) -> Callable[[], None]:
-    scene.add_all(scene.root / "others", seed=50)
-    scene.study["shift"] = {"others": str(scene.root / "others")}
-    return lambda: edit_in(scene, scene.root / "others")
-
-
-def edit_in(scene: Scene, folder: Path) -> None:
-    scene.one(folder=folder).write_bytes(scene.one(at=3, folder=folder).read_bytes())
-
-
-CHANGES: dict[Callable[[Scene], Callable[[], None]], tuple[str, str | None]] = {
-    suite_file: ("DifferentError", None),
-    plug_in: ("DifferentError", None),
-    limit: ("PhotographsError", "limit"),
-    larger_limit: ("PhotographsError", "images"),
-    images: ("PhotographsError", "images"),
-    missing_images: ("PhotographsError", "images"),
-    one_image: ("PhotographsError", "images"),
-    another_image: ("PhotographsError", "images"),
-    splits: ("PhotographsError", "splits"),
-    domain: ("PhotographsError", "images"),
-    shift: ("PhotographsError", "images"),
+FORMER = {
+    "suite_file": ("DifferentError", None),
+    "plug_in": ("DifferentError", None),
+    "limit": ("PhotographsError", "limit"),
+    "images": ("PhotographsError", "images"),
+    "one_image": ("PhotographsError", "images"),
+    "splits": ("PhotographsError", "splits"),
+    "domains": ("PhotographsError", "images"),
+    "shift": ("PhotographsError", "images"),
 }
 
 
-@pytest.mark.parametrize("change", slow_after(3, CHANGES), ids=lambda change: change.__name__)
-def test_results_of_former_settings_are_not_shown(scene: Scene, change: Callable[[Scene], Callable[[], None]]) -> None:
+def _begin(scene: Scene, what: str) -> None:
     scene.study["images"] = str(scene.photos)
-    apply = change(scene)
+    if what in ("images", "domains", "shift"):
+        others = scene.add_all(scene.root / "others", seed=50)
+        scene.study |= {what: {"others": str(others)}} if what != "images" else {}
+    elif what == "suite_file":
+        scene.study["suite"] = f"identity,{write(scene.root / 'mine.toml', SOFTER.encode())}"
+    elif what == "plug_in":
+        plugin = write(scene.root / "mine.py", BRIGHTER.encode())
+        scene.study |= {"suite": "identity,jpeg,mine_brighter", "plugins": [str(plugin)]}
+    elif what == "splits":
+        for path in list(scene.photos.glob("*/*/*.jpg")):  # without splits of their own
+            path.rename(write(scene.photos / path.parent.name / path.name, b""))
+        for split in ("train", "val", "test"):
+            shutil.rmtree(scene.photos / split)
+
+
+def _change(scene: Scene, what: str) -> None:
+    others = scene.root / "others"
+    match what:
+        case "suite_file":
+            (scene.root / "mine.toml").write_text(SOFTER.replace("30", "20"))
+        case "plug_in":
+            (scene.root / "mine.py").write_text(BRIGHTER.replace("40", "50"))
+        case "limit":
+            scene.study["limit"] = 12
+        case "images":
+            scene.study["images"] = str(others)
+        case "one_image":
+            edit(scene)
+        case "splits":
+            scene.study["splits"] = {"train": 0.4, "val": 0.2, "test": 0.4}
+        case _:
+            scene.one(folder=others).write_bytes(scene.one(at=3, folder=others).read_bytes())
+    scene.new_process()
+
+
+@pytest.mark.parametrize("what", slow_after(3, FORMER))
+def test_results_of_former_settings_are_not_shown(scene: Scene, what: str) -> None:
+    _begin(scene, what)
     before = scene.run()
-    store, kind = scene.root / "out" / "store.zarr", CHANGES[change]
-    again = read(scene.ok("report", store, "--study", scene.study_file())["results"])
+    again = read(scene.ok("report", scene.store, "--study", scene.study_file())["results"])
     assert numbers(again) == numbers(before)
-    apply()
-    stages = (
-        (("report",),)
-        if change in (domain, shift)
-        else (("stage", "probes"), ("stage", "analysis,similarity"), ("report",))
-    )
-    for stage in stages:
-        scene.refused(*stage, store, "--study", scene.study_file(), kind=kind[0], field=kind[1])
+    _change(scene, what)
+    kind, field = FORMER[what]
+    for stage in STAGES[2:] if what in ("domains", "shift") else STAGES:
+        scene.refused(*stage, scene.store, "--study", scene.study_file(), kind=kind, field=field)
 
 
 def test_photographs_of_a_study_may_be_named_or_gone(scene: Scene) -> None:
     scene.study["images"] = "elsewhere"
     before = scene.run()  # with --images
-    store = scene.root / "out" / "store.zarr"
+    store = scene.store
     scene.refused("report", store, "--study", scene.study_file(), kind="PhotographsError", field="images")
     again = scene.ok("report", store, "--study", scene.study_file(), "--images", scene.photos)
     assert numbers(read(again["results"])) == numbers(before)
-    scene.photos.rename(scene.root / "moved")
+    moved = scene.photos.rename(scene.root / "moved")
+    for stage in STAGES:
+        scene.ok(*stage, store, "--study", scene.study_file(), "--images", moved)
     scene.ok("report", store, "--study", scene.study_file(), "--images", scene.photos)
     scene.refused("report", store, "--images", scene.photos, kind="ConfigError", field="--images")
 
@@ -174,9 +121,9 @@ def test_photographs_of_a_study_may_be_named_or_gone(scene: Scene) -> None:
 
 def test_an_output_folder_belongs_to_one_run_at_a_time(scene: Scene) -> None:
     scene.run()
-    store = scene.root / "out" / "store.zarr"
+    store = scene.store
     with outputs.locked(scene.root / "out"):
-        for stage in (("stage", "probes"), ("stage", "analysis,similarity"), ("report",)):
+        for stage in STAGES:
             message = scene.refused(*stage, store, "--study", scene.study_file(), kind="LockedError")
             assert str(scene.root / "out") in message
         scene.refused(*scene.asked(), kind="LockedError")
@@ -195,41 +142,23 @@ def exported(scene: Scene) -> Path:
     return next((scene.root / "exported").glob("*/*.parquet")).parent
 
 
-@pytest.mark.parametrize(
-    ("more", "field"),
-    [
-        (["--set", "seed=1"], "seed"),
-        (["--set", "orientation=apply"], "orientation"),
-        (["--set", "style_precision=fp32"], "style_precision"),
-        (["--set", "canvas=96"], "canvas"),
-        (["--set", "crop_pct=1"], "crop_pct"),
-    ],
-)
-def test_an_export_fits_the_store_it_is_imported_into(scene: Scene, more: list[str], field: str) -> None:
-    folder = exported(scene)
-    other = scene.root / "other.zarr"
-    words = [
-        "embed",
-        scene.photos,
-        "--store",
-        other,
-        "--backbone",
-        PIXELS,
-        "--suite",
-        SUITE,
-        "--set",
-        "embed.shard_rows=8",
-    ]
-    scene.ok(*words, *([] if field == "canvas" else ["--set", "canvas=64"]), *more)
-    scene.refused("import", folder, "--store", other, "--backbone", "mine", kind="ConfigError", field=field)
-    scene.ok("import", folder, "--store", scene.root / "s.zarr", "--backbone", "mine")
-    a, b = (open_table(EmbeddingStore.open(scene.root / "s.zarr"), name) for name in (PIXELS, "mine"))
+def test_an_export_fits_the_store_it_is_imported_into(scene: Scene, tmp_path: Path) -> None:
+    folder, store = exported(scene), scene.root / "s.zarr"
+    scene.ok("import", folder, "--store", store, "--backbone", "mine")
+    a, b = (open_table(EmbeddingStore.open(store), name) for name in (PIXELS, "mine"))
     images = np.arange(len(a.keys))
     np.testing.assert_array_equal(a.take(1, images), b.take(1, images))
-
-
-def test_what_an_import_cannot_check_it_says(scene: Scene, tmp_path: Path) -> None:
-    folder = exported(scene)
+    others = {}
+    for each in ("seed=1", "orientation=apply", "style_precision=fp32", "canvas=96", "crop_pct=1"):
+        field = each.partition("=")[0]
+        others[field] = scene.root / f"{field}.zarr"
+        words = ["embed", scene.photos, "--store", others[field], "--backbone", PIXELS, "--suite", SUITE]
+        scene.ok(*words, *setting("embed.shard_rows=8", "canvas=64", each))
+    scene.one().write_bytes(scene.one(at=2).read_bytes())
+    others[f"content_hash of {scene.key(scene.one())}"] = scene.fresh_store()
+    for field, other in others.items():
+        scene.refused("import", folder, "--store", other, "--backbone", "mine", kind="ConfigError", field=field)
+    # what an import cannot check it says
     table = pq.read_table(folder).drop_columns(["content_hash", "definition", "orientation", "seed"])
     pq.write_table(table, tmp_path / "plain.parquet")
     scene.capsys.readouterr()
@@ -293,17 +222,6 @@ def test_a_report_states_the_photographs_that_its_store_has(scene: Scene) -> Non
         assert read(answer["results"])["study"]["limit"] == 15
 
 
-def test_an_export_of_other_photographs_is_refused(scene: Scene) -> None:
-    folder = exported(scene)
-    path = scene.one()
-    path.write_bytes(scene.one(at=2).read_bytes())
-    other = scene.fresh_store()
-    key = scene.key(path)
-    scene.refused(
-        "import", folder, "--store", other, "--backbone", "mine", kind="ConfigError", field=f"content_hash of {key}"
-    )
-
-
 def test_an_edited_export_is_written_again(scene: Scene) -> None:
     scene.embed(scene.photos)
     words = ["export", scene.root / "s.zarr", "--to", "numpy", "--out", scene.root / "arrays"]
@@ -313,21 +231,6 @@ def test_an_edited_export_is_written_again(scene: Scene) -> None:
     path.write_bytes(whole[:-2] + b"\x01\x02")
     assert scene.ok(*words)["written"] == 1
     assert path.read_bytes() == whole
-
-
-def test_results_without_their_checksum_are_not_compared(scene: Scene) -> None:
-    for out in ("a", "b"):
-        scene.run(out)
-    path = scene.root / "a" / "results.json"
-    results = read(path)
-    results["backbones"][PIXELS]["transformation"]["linear"]["accuracy"]["value"] = 0.99
-    del results["checksum"]
-    path.write_text(json.dumps(results))
-    for words in (
-        ["compare", scene.root / "a", scene.root / "b", "--out", scene.root / "c"],
-        ["share", "card", scene.root / "a"],
-    ):
-        scene.refused(*words, kind="StaleError")
 
 
 def test_a_suite_with_other_roles_has_another_name(scene: Scene) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tests.conftest import jpeg, photograph, setting
@@ -17,7 +18,6 @@ PIXELS = "control:pixels"
 
 
 def listed(scene: Scene, values: Mapping[str, str], name: str = "sites.csv", column: str = "site") -> Path:
-    """A list beside the study."""
     lines = [f"path,{column}", *(f"{key},{value}" for key, value in values.items())]
     return write(scene.root / name, "\n".join(lines).encode())
 
@@ -27,7 +27,6 @@ def keys_of(scene: Scene) -> list[str]:
 
 
 def asked(scene: Scene) -> dict[str, str]:
-    """Sites of all photographs, and a study that asks for them."""
     sites = {key: ("east", "west")[i % 2] for i, key in enumerate(keys_of(scene))}
     listed(scene, sites)
     scene.study["labels"] = {"of": {"site": "file:sites.csv"}, "min_images": 2, "shots": 2, "max_values": 2}
@@ -44,7 +43,7 @@ def test_they_are_kept_until_a_value_changes(scene: Scene) -> None:
     assert str(scene.root) not in str(stated)
     assert list(stated["of"]) == ["site"]
     assert numbers(scene.run()) == numbers(first)
-    store = scene.root / "out" / "store.zarr"
+    store = scene.store
     path = scene.ok("report", store, "--study", scene.study_file())["results"]
     assert read(scene.root / path)["backbones"][PIXELS]["labels"]["by_label"]["site"] == own
     # another value of a test photograph
@@ -60,40 +59,25 @@ def test_they_are_kept_until_a_value_changes(scene: Scene) -> None:
     assert scene.run()["backbones"][PIXELS]["labels"]["by_label"]["site"]["missing"] == 1
 
 
-def test_a_list_that_is_gone_refuses_runs_and_not_reports(scene: Scene) -> None:
-    asked(scene)
-    first = scene.run()
-    (scene.root / "sites.csv").unlink()
-    scene.run_refused("labels.of.site", "ConfigError")
-    results = read(scene.root / scene.ok("report", scene.root / "out" / "store.zarr")["results"])
-    assert results["backbones"][PIXELS]["labels"] == first["backbones"][PIXELS]["labels"]
-
-
 @pytest.mark.slow
 def test_labels_of_a_store_alone(scene: Scene) -> None:
     asked(scene)
-    store, out = scene.root / "out" / "store.zarr", scene.root / "out"
+    store, out = scene.store, scene.root / "out"
     scene.run()
     scene.study.pop("labels")
-    of = [*setting(f"labels.of.site=file:{scene.root}/sites.csv", "labels.min_images=2")]
-    found = scene.ok("stage", "labels", store, "--out", out, *of)
-    assert found["backbones"][PIXELS]["labels"]["by_label"]["site"]["values"] == 2
-    from_images = ["--images", scene.photos, "--set", "labels.of.camera=exif:Model"]
-    found = scene.ok("stage", "labels", store, "--out", out, *from_images)
-    assert found["backbones"][PIXELS]["labels"]["by_label"]["camera"]
-    camera = scene.ok("stage", "labels", store, "--out", out, "--set", "labels.of.camera=exif:Model")
-    assert camera["backbones"][PIXELS]["labels"]["by_label"]["camera"]["missing"] == 18
-    scene.refused(
-        "stage",
-        "labels",
-        store,
-        "--out",
-        out,
-        "--set",
-        "labels.of.x=column:site",
-        kind="ConfigError",
-        field="labels.of.x",
-    )
+    words = ("stage", "labels", store, "--out", out)
+
+    def labels(*more: object) -> dict[str, Any]:
+        found: dict[str, Any] = scene.ok(*words, *more)["backbones"][PIXELS]["labels"]["by_label"]
+        return found
+
+    of = setting(f"labels.of.site=file:{scene.root}/sites.csv", "labels.min_images=2")
+    camera = ("--set", "labels.of.camera=exif:Model")
+    assert labels(*of)["site"]["values"] == 2
+    assert labels("--images", scene.photos, *camera)["camera"]
+    assert labels(*camera)["camera"]["missing"] == 18
+    column = ("--set", "labels.of.x=column:site")
+    scene.refused(*words, *column, kind="ConfigError", field="labels.of.x")
 
 
 def _patients(scene: Scene, count: int = 40) -> dict[str, str]:
@@ -109,7 +93,7 @@ def _patients(scene: Scene, count: int = 40) -> dict[str, str]:
 
 
 def _splits(scene: Scene, patients: Mapping[str, str]) -> dict[str, set[int]]:
-    table = load_table(EmbeddingStore.open(scene.root / "out" / "store.zarr"), PIXELS)
+    table = load_table(EmbeddingStore.open(scene.store), PIXELS)
     found: dict[str, set[int]] = {}
     for key, split in zip(table.keys, table.split_N.tolist(), strict=True):
         found.setdefault(patients[key], set()).add(split)
@@ -123,6 +107,12 @@ def test_a_group_stays_in_one_split(empty: Scene) -> None:
     assert all(len(splits) == 1 for splits in before.values())
     assert {split for splits in before.values() for split in splits} == {0, 1, TEST}
     assert numbers(empty.run()) == numbers(first)
+    merged = {key: f"P{int(name[1:]) // 4}" for key, name in patients.items()}  # over the splits of the store
+    listed(empty, merged, "patients.csv", "patient")
+    empty.run_refused("images")
+    source = empty.study.pop("source")  # groups are given again
+    empty.run_refused("source.group")
+    empty.study["source"] = source
     # photographs of a known patient, and of new ones, that come later
     for number in range(40, 60):
         key = f"even/{number}.jpg"
@@ -134,18 +124,8 @@ def test_a_group_stays_in_one_split(empty: Scene) -> None:
     assert all(len(splits) == 1 for splits in after.values())
     assert {name: after[name] for name in before} == before
     # the store reopens its photographs with their groups
-    store = empty.root / "out" / "store.zarr"
+    store = empty.store
     empty.ok("embed", "--store", store, "--backbone", "control:statistics")
-
-
-def test_groups_that_straddle_the_splits_of_a_store_are_refused(empty: Scene) -> None:
-    patients = _patients(empty)
-    empty.run()
-    merged = {key: f"P{int(name[1:]) // 4}" for key, name in patients.items()}
-    listed(empty, merged, "patients.csv", "patient")
-    empty.run_refused("images")
-    listed(empty, patients, "patients.csv", "patient")
-    empty.run()
 
 
 def test_a_changed_column_is_noticed(empty: Scene) -> None:
@@ -156,19 +136,9 @@ def test_a_changed_column_is_noticed(empty: Scene) -> None:
     images = write(empty.root / "photos" / "list.csv", "\n".join(lines).encode())
     empty.study["labels"] = {"of": {"scanner": "column:scanner"}, "min_images": 2, "shots": 0, "max_values": 0}
     empty.run(images=images)
-    store = empty.root / "out" / "store.zarr"
+    store = empty.store
     empty.ok("report", store, "--study", empty.study_file(), "--images", images)
     lines[-1] = lines[-1].replace(",B", ",A")
     write(images, "\n".join(lines).encode())
     empty.refused("report", store, "--study", empty.study_file(), "--images", images, kind="StaleError")
     empty.ok("report", store)
-
-
-def test_groups_are_given_again(empty: Scene) -> None:
-    patients = _patients(empty)
-    empty.run()
-    source = empty.study.pop("source")
-    empty.run_refused("source.group")
-    empty.study["source"] = source
-    write(empty.photos / "even" / "90.jpg", jpeg(photograph(90)))
-    assert numbers(empty.run())["images"] == len(patients) + 1

@@ -1,58 +1,43 @@
-"""Photographs that change between two commands."""
+"""Photographs and lists of them that change between two commands."""
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from tests.conftest import jpeg, photograph, slow_after
-from tests.scenarios.scene import Scene, delete, edit, numbers, relabel, rows, write
+from tests.scenarios.scene import Scene, edit, numbers, rows, write
 
 # --- in place ---------------------------------------------------------------------------------------------------------
 
 
-def _replace(scene: Scene) -> None:
-    other = write(scene.root / "other.jpg", jpeg(photograph(901)))
-    os.replace(other, scene.one())
-
-
-def _rename(scene: Scene) -> None:
-    path = scene.one()
-    path.rename(path.with_name("renamed.jpg"))
-
-
-def _resplit(scene: Scene) -> None:
+def _change(scene: Scene, what: str) -> None:
     path = scene.one("train/even/*.jpg")
-    path.rename(scene.photos / "test" / "even" / path.name)
+    match what:
+        case "edit":
+            edit(scene)
+        case "delete":
+            path.unlink()
+        case "rename":
+            path.rename(path.with_name("renamed.jpg"))
+        case "relabel":
+            path.rename(scene.photos / "train" / "odd" / path.name)
+        case "resplit":
+            path.rename(scene.photos / "test" / "even" / path.name)
+        case "swap":
+            other = scene.one(at=-1)
+            path.rename(scene.root / "between")
+            other.rename(path)
+            (scene.root / "between").rename(other)
 
 
-def _swap(scene: Scene) -> None:
-    first, second = scene.one(), scene.one(at=-1)
-    first.rename(scene.root / "between")
-    second.rename(first)
-    (scene.root / "between").rename(second)
-
-
-def _break(scene: Scene) -> None:
-    scene.one().write_bytes(b"no photograph")
-
-
-CHANGES = pytest.mark.parametrize(
-    "change",
-    slow_after(3, [edit, delete, _rename, _replace, relabel, _resplit, _swap, _break]),
-    ids=lambda f: f.__name__.strip("_"),
-)
-
-
-@CHANGES
-def test_changed_photographs_are_refused_until_asked_for(scene: Scene, change: Callable[[Scene], None]) -> None:
-    """`run` fails; `embed` fails, --replace re-embeds what changed."""
+@pytest.mark.parametrize("what", slow_after(3, ["edit", "delete", "rename", "relabel", "resplit", "swap"]))
+def test_changed_photographs_are_refused_until_asked_for(scene: Scene, what: str) -> None:
     scene.run()
     scene.embed(scene.photos)
-    change(scene)
+    _change(scene, what)
     scene.run_refused()
     for images in (scene.photos, None):
         for backbone in ("control:pixels", "control:statistics"):
@@ -62,14 +47,6 @@ def test_changed_photographs_are_refused_until_asked_for(scene: Scene, change: C
     assert rows(scene.root / "s.zarr") == rows(scene.fresh_store())
 
 
-@pytest.mark.slow
-def test_fresh_starts_over_on_changed_photographs(scene: Scene) -> None:
-    before = numbers(scene.run())
-    edit(scene)
-    fresh = numbers(scene.run("out", None, "--fresh"))
-    assert fresh == numbers(scene.fresh()) != before
-
-
 def test_photographs_are_added(scene: Scene) -> None:
     scene.run()
     scene.add(40, "train")
@@ -77,8 +54,8 @@ def test_photographs_are_added(scene: Scene) -> None:
     results = scene.run()
     fresh = scene.fresh_store()
     assert results["images"] == 20
-    assert rows(scene.root / "out" / "store.zarr") == rows(fresh)
-    shown = numbers(scene.run("other", None, "--store", scene.root / "out" / "store.zarr"))
+    assert rows(scene.store) == rows(fresh)
+    shown = numbers(scene.run("other", None, "--store", scene.store))
     assert shown["backbones"] == numbers(results)["backbones"]
 
 
@@ -98,19 +75,14 @@ def test_photographs_are_moved_or_copied(scene: Scene, move: Callable[[Path, Pat
     scene.embed(scene.photos)
     there = scene.root / "elsewhere"
     move(scene.photos, there)
+    if move is shutil.move:  # without photographs a store can be read, and not filled
+        scene.refused(*scene.embedding(None), kind="ConfigError", field="IMAGES")
+        assert scene.ok("stage", "analysis,similarity", scene.root / "s.zarr")["backbones"]
     after = scene.run(images=there)
     assert numbers(after) == before
     assert scene.embed(there)["new_shards"] == 0
     assert scene.embed(there, backbone="control:statistics")["new_shards"] > 0
-    assert rows(scene.root / "s.zarr") == rows(scene.root / "out" / "store.zarr")
-
-
-def test_photographs_that_are_gone(scene: Scene) -> None:
-    """Without photographs a store can be read but not filled."""
-    scene.embed(scene.photos)
-    shutil.rmtree(scene.photos)
-    scene.refused(*scene.embedding(None), kind="ConfigError", field="IMAGES")
-    assert scene.ok("stage", "analysis,similarity", scene.root / "s.zarr")["backbones"]
+    assert rows(scene.root / "s.zarr") == rows(scene.store)
 
 
 def test_two_folders_with_the_same_keys(scene: Scene) -> None:
@@ -123,11 +95,6 @@ def test_two_folders_with_the_same_keys(scene: Scene) -> None:
     scene.run_refused(images=other, more=("--store", scene.root / "s.zarr"))
     assert [row["name"] for row in scene.ok("info", scene.root / "s.zarr")["backbones"]] == ["control:pixels"]
     assert rows(scene.root / "s.zarr") == before
-
-
-@pytest.mark.slow
-def test_run_on_other_photographs(scene: Scene) -> None:
-    other = scene.add_all(scene.root / "other", seed=100)
     mine = scene.run()
     scene.run_refused(images=other)
     assert numbers(scene.run()) == numbers(mine)
@@ -155,19 +122,13 @@ def test_limit(scene: Scene) -> None:
     scene.run_refused(field="limit")
     scene.study["limit"] = 15
     assert scene.run()["images"] == 15
-    assert rows(scene.root / "out" / "store.zarr") == rows(scene.fresh_store())
+    assert rows(scene.store) == rows(scene.fresh_store())
     scene.run_refused(field="limit", more=("--set", "limit=12"))
-
-
-def test_the_store_has_more_photographs_than_the_study_takes(scene: Scene) -> None:
-    scene.study["limit"] = 12
-    scene.run()
     scene.embed(scene.photos, store="out/store.zarr")
     scene.run_refused(field="limit")
 
 
 def _flat(scene: Scene) -> Path:
-    """Photographs without splits."""
     for path in sorted(scene.photos.rglob("*.jpg")):
         write(scene.root / "flat" / path.parent.name / path.name, path.read_bytes())
     return scene.root / "flat"
@@ -177,17 +138,12 @@ def test_shares_of_splits(scene: Scene) -> None:
     flat = _flat(scene)
     scene.study["splits"] = {"train": 0.5, "val": 0.2, "test": 0.3}
     scene.run(images=flat)
+    before = rows(scene.store)
     scene.study["splits"] = {"train": 0.4, "val": 0.2, "test": 0.4}
     scene.run_refused(field="splits", images=flat)
-    assert numbers(scene.run("out", flat, "--fresh")) == numbers(scene.fresh(flat))
-
-
-def test_split_folders_in_any_case(scene: Scene) -> None:
-    for old, new in (("train", "Train"), ("val", "Valid"), ("test", "TEST")):
-        (scene.photos / old).rename(scene.photos / new)
-    results = scene.run()
-    assert results["splits"] == {"train": 8, "val": 4, "test": 6}
-    assert results["classes"] == ["even", "odd"]
+    write(flat / "even" / "40.jpg", jpeg(photograph(40)))
+    scene.embed(flat, store="out/store.zarr")
+    assert rows(scene.store).items() > before.items()
 
 
 def test_a_folder_beside_train_asks(scene: Scene) -> None:
@@ -226,3 +182,84 @@ def test_a_photograph_that_cannot_be_decoded_is_mended(scene: Scene) -> None:
     scene.run_refused()
     scene.embed(scene.photos, "--replace", store="out/store.zarr")
     assert numbers(scene.run()) == numbers(scene.fresh())
+
+
+# --- lists and several sources ----------------------------------------------------------------------------------------
+
+
+# --- lists ------------------------------------------------------------------------------------------------------------
+
+
+class List:
+    def __init__(self, scene: Scene) -> None:
+        self.path = scene.root / "photos.csv"
+        self.rows = {
+            path.relative_to(scene.root).as_posix(): [path.parent.name, path.parent.parent.name]
+            for path in sorted(scene.photos.rglob("*.jpg"))
+        }
+        self.save()
+
+    def save(self) -> None:
+        lines = [f"{path},{label},{split}\n" for path, (label, split) in self.rows.items()]
+        self.path.write_text("path,label,split\n" + "".join(lines))
+
+    @property
+    def first(self) -> str:
+        return next(path for path in self.rows if "/train/" in path)
+
+
+@pytest.mark.parametrize("row", slow_after(2, [["odd", "train"], ["even", "test"], ["", "train"], None]))
+def test_a_list_is_edited(scene: Scene, row: list[str] | None) -> None:
+    table = List(scene)
+    scene.run(images=table.path)
+    scene.embed(table.path)
+    first = table.first
+    assert table.rows[first] == ["even", "train"]
+    if row:
+        table.rows[first] = row
+    else:
+        del table.rows[first]
+    table.save()
+    scene.run_refused(images=table.path)
+    scene.refused(*scene.embedding(None), kind="PhotographsError", field="images")
+
+
+def test_a_file_that_could_not_be_read_at_first(scene: Scene) -> None:
+    table = List(scene)
+    data = (scene.root / table.first).read_bytes()
+    (scene.root / table.first).unlink()
+    before = scene.run(images=table.path)
+    assert [row["key"] for row in before["quarantined"]] == [table.first]
+    write(scene.root / table.first, data)
+    code, answer = scene.command(*scene.asked(images=table.path))
+    if code:
+        assert answer["error"]["type"] == "PhotographsError"
+        scene.embed(table.path, "--replace", store="out/store.zarr")
+        scene.run(images=table.path)
+    shown = numbers(scene.run(images=table.path))
+    assert shown == numbers(scene.fresh(table.path))
+
+
+# --- several sources --------------------------------------------------------------------------------------------------
+
+
+def test_a_source_is_added(scene: Scene) -> None:
+    other = scene.add_all(scene.root / "other", seed=100)
+    scene.embed(scene.photos)
+    own = rows(scene.root / "s.zarr")
+    added = scene.embed(other, "--add")
+    assert added["new_shards"] > 0
+    assert scene.embed(other, "--add")["new_shards"] == 0
+    assert scene.embed(None, backbone="control:statistics")["images"] == 36
+    info = scene.ok("info", scene.root / "s.zarr")
+    assert (info["images"], info["complete"]) == (36, True)
+    assert (info["classes"]["number"], [source["images"] for source in info["sources"]]) == (2, [18, 18])
+    both = rows(scene.root / "s.zarr")
+    assert {key: both[key] for key in own} == own
+    alone = rows(scene.fresh_store(other))
+    there = {(key.removeprefix("other/"), name): row for (key, name), row in both.items() if (key, name) not in own}
+    assert there.keys() == alone.keys()
+    for (key, name), row in alone.items():
+        if name != "jpeg":  # its quality is drawn by key
+            assert there[key, name] == row
+    scene.run_refused(more=("--store", scene.root / "s.zarr"))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ import timm
 import torch
 from onnx import TensorProto, helper, numpy_helper, save
 from tests.conftest import jpeg, photograph, slow_after
-from tests.scenarios.scene import Scene, numbers, other_bytes, rows, write
+from tests.scenarios.scene import SUITE, Scene, numbers, other_bytes, rows, write
 
 from substyle.engine.backbones import onnx_graph
 
@@ -76,25 +75,23 @@ class Network(nn.Module):
 # --- the suite --------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.slow
-def test_the_suite_shrinks_grows_and_is_reordered(scene: Scene) -> None:
-    suites = (
-        "identity,grayscale,jpeg",
-        "identity,jpeg",
-        "identity,grayscale,jpeg,channel_permute",
-        "identity,jpeg,grayscale",
-    )
-    for suite in suites:
-        scene.study["suite"] = suite
+@pytest.mark.parametrize(
+    ("field", "values"),
+    slow_after(
+        1,
+        [
+            ("backbones", ["control:pixels", "control:pixels,control:statistics", "control:statistics"]),
+            ("suite", [SUITE, "identity,jpeg", f"{SUITE},channel_permute", "identity,jpeg,grayscale"]),
+        ],
+    ),
+)
+def test_suites_and_backbones_come_and_go(scene: Scene, field: str, values: list[str]) -> None:
+    for value in values:
+        scene.study[field] = value if field == "suite" else value.split(",")
         results = scene.run()
-        assert [each["name"] for each in results["transformations"]] == suite.split(",")
-        assert numbers(results) == numbers(scene.fresh())
-
-
-@pytest.fixture(autouse=True)
-def trusted(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Plug-ins of study files may run."""
-    monkeypatch.setenv("SUBSTYLE_ALLOW_PLUGINS", "1")
+        shown = [each["name"] for each in results["transformations"]] if field == "suite" else results["backbones"]
+        assert ",".join(shown) == value
+        assert value == values[0] or numbers(results) == numbers(scene.fresh())
 
 
 def test_a_plug_in_transformation_is_edited(scene: Scene) -> None:
@@ -132,8 +129,9 @@ def _weights(path: Path, seed: int) -> Path:
 
 
 def test_weights_change(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A rewritten checkpoint counts as another backbone."""
-    monkeypatch.setattr(torch, "compile", lambda module, **how: module)  # generating code takes seconds, as an export
+    monkeypatch.setattr(torch, "compile", lambda module, **how: module)  # generating code takes seconds
+    # as does an export, without which weights must be told apart, too
+    monkeypatch.setattr("substyle.engine.backbones.lazy.export", None)
     scene.study["embed"]["runtime"] = "torch"
     name, path = "timm:test_vit", _weights(scene.root / "w.pth", 0)
     scene.study |= {
@@ -155,7 +153,6 @@ def test_weights_change(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("part", slow_after(1, ["preprocessing", "output", "external data"]))
 @pytest.mark.slow
 def test_preprocessing_of_a_graph_changes(scene: Scene, part: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is beside an ONNX graph decides about its embeddings, too."""
     monkeypatch.setattr(onnx_graph, "_front", cache(onnx_graph._front))  # its export takes seconds
     path, beside, data = (scene.root / f"m.{suffix}" for suffix in ("onnx", "json", "data"))
     graph = helper.make_graph(
@@ -205,28 +202,6 @@ def test_precision_or_runtime_change(scene: Scene, change: dict[str, str]) -> No
     scene.run()
 
 
-def test_backbones_come_and_go(scene: Scene) -> None:
-    both = ["control:pixels", "control:statistics"]
-    for backbones in (both[:1], both, both[1:]):
-        scene.study["backbones"] = backbones
-        results = scene.run()
-        assert list(results["backbones"]) == backbones
-        assert numbers(results) == numbers(scene.fresh())
-
-
-def test_a_plug_in_probe_is_refused_by_predict(scene: Scene) -> None:
-    plugin = scene.root / "mine.py"
-    plugin.write_text(FAMILY)
-    scene.study |= {"backbones": ["mine:one"], "plugins": [str(plugin)]}
-    scene.run()
-    (probe,) = (scene.root / "out" / "probes").glob("*/class-linear.safetensors")
-    words = ("predict", probe, scene.one(), "--plugin", plugin)
-    assert scene.ok(*words)["predictions"]
-    plugin.write_text(FAMILY.replace("GAIN = 2.0", "GAIN = 3.0"))
-    scene.new_process()
-    scene.refused(*words, kind="SubstyleError")
-
-
 # --- what is fixed when a store is made -------------------------------------------------------------------------------
 
 
@@ -255,6 +230,8 @@ def test_what_a_store_is_made_with(scene: Scene, field: str, value: Any) -> None
     for backbone in ("control:pixels", "control:statistics"):
         words = scene.embedding(scene.photos, "--set", f"{name}={value}", backbone=backbone)
         scene.refused(*words, kind="PhotographsError", field=field)
+    if field == "seed":
+        scene.refused_stages(scene.root / "s.zarr", kind="PhotographsError", field=field)
     scene.run("out", None, "--fresh")
     scene.run()
 
@@ -267,8 +244,8 @@ def test_what_a_store_is_made_with(scene: Scene, field: str, value: Any) -> None
     slow_after(
         1,
         [
-            ("probes", {"expert": {"passes": 195, "tolerance": 1e-2, "equal_width": 0}}),
             ("probes", {"tasks": ["transformation"]}),
+            ("probes", {"expert": {"passes": 195, "tolerance": 1e-2, "equal_width": 0}}),
             ("analysis", {"ks": [2]}),
             ("study", {"bootstrap": 200}),
         ],
@@ -277,7 +254,7 @@ def test_what_a_store_is_made_with(scene: Scene, field: str, value: Any) -> None
 def test_configuration_of_probes_and_analysis(scene: Scene, part: str, change: dict[str, Any]) -> None:
     first = scene.run()
     (scene.study if part == "study" else scene.study[part]).update(change)
-    store, study, out = scene.root / "out" / "store.zarr", scene.study_file(), scene.root / "out"
+    store, study, out = scene.store, scene.study_file(), scene.root / "out"
     report = ("report", store, "--study", study, "--out", out)
     scene.refused(*report, kind="StaleError")  # it would show what another study said
     again = numbers(scene.run())
@@ -290,88 +267,58 @@ def test_configuration_of_probes_and_analysis(scene: Scene, part: str, change: d
 # --- refused before anything is made ----------------------------------------------------------------------------------
 
 
-def _few(scene: Scene) -> str:
-    for path in sorted((scene.photos / "test").rglob("*.jpg"))[1:]:
-        path.unlink()
-    return "images"
+def _spoil(scene: Scene, what: str) -> None:
+    """Make a study fail at one of its stages."""
+    third = jpeg(photograph(70))
+    match what:
+        case "few":
+            for path in sorted((scene.photos / "test").rglob("*.jpg"))[1:]:
+                path.unlink()
+        case "unlearned":
+            write(scene.photos / "test" / "third" / "0.jpg", third)
+        case "strange":
+            write(scene.root / "shifted" / "third" / "0.jpg", third)
+            scene.study["shift"] = {"other": str(scene.root / "shifted")}
+        case "unwritable":
+            (scene.root / "out").write_text("a file")
+        case "unknown":
+            scene.study["backbones"] = ["nothing:here"]
+        case "unattackable":
+            pytest.importorskip("torchattack")
+            scene.study["attack"] = {"attacks": ["fgsm"], "backbones": ["control:pixels"]}
+        case _:
+            scene.study |= {"suite": "identity,saturate", "adapt": {"methods": ["pisco"]}}
+            scene.study["probes"]["tasks"] = ["class"]
 
 
-def _unlearned(scene: Scene) -> str:
-    write(scene.photos / "test" / "third" / "0.jpg", jpeg(photograph(70)))
-    return "images"
+WRONG = {
+    "few": "images",
+    "unlearned": "images",
+    "strange": "shift.other",
+    "unwritable": "--out",
+    "unknown": "backbone",
+    "unattackable": "attack.attacks",
+    "unadaptable": "adapt.methods",
+}
 
 
-def _strange(scene: Scene) -> str:
-    write(scene.root / "shifted" / "third" / "0.jpg", jpeg(photograph(70)))
-    scene.study["shift"] = {"other": str(scene.root / "shifted")}
-    return "shift.other"
-
-
-def _unwritable(scene: Scene) -> str:
-    (scene.root / "out").write_text("a file")
-    return "--out"
-
-
-def _unknown(scene: Scene) -> str:
-    scene.study["backbones"] = ["nothing:here"]
-    return "backbone"
-
-
-def _unattackable(scene: Scene) -> str:
-    pytest.importorskip("torchattack")
-    scene.study["attack"] = {"attacks": ["fgsm"], "backbones": ["mae:base"]}
-    return "attack.backbones"
-
-
-def _too_few_to_attack(scene: Scene) -> str:
-    pytest.importorskip("torchattack")
-    scene.study["attack"] = {"attacks": ["fgsm"], "backbones": ["control:pixels"]}
-    return "attack.attacks"
-
-
-def _unadaptable(scene: Scene) -> str:
-    scene.study |= {"suite": "identity,saturate", "adapt": {"methods": ["pisco"]}}
-    scene.study["probes"]["tasks"] = ["class"]
-    return "adapt.methods"
-
-
-def _untrainable(scene: Scene) -> str:
-    scene.study["finetune"] = {"backbones": ["control:pixels"]}
-    return "finetune.backbones"
-
-
-def _weightless(scene: Scene) -> str:
-    scene.study["backbones"] = [{"name": "timm:test_vit", "checkpoint": str(scene.root / "nothing.pth")}]
-    return "timm:test_vit: checkpoint"
-
-
-@pytest.mark.parametrize(
-    "change",
-    [
-        *(_few, _unlearned, _strange, _unwritable, _unknown, _weightless, _unattackable),
-        *(_too_few_to_attack, _unadaptable, _untrainable),
-    ],
-    ids=lambda f: f.__name__[1:],
-)
-def test_what_would_fail_late_fails_first(
-    scene: Scene, change: Callable[[Scene], str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.mark.parametrize(("what", "field"), WRONG.items())
+def test_what_would_fail_late_fails_first(scene: Scene, what: str, field: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("substyle.engine.embedding.run.prepare_backbones", None)  # nothing is prepared
-    field = change(scene)
+    _spoil(scene, what)
     scene.refused(*scene.asked(), kind="ConfigError", field=field)
     assert not (scene.root / "out").is_dir()
 
 
 def test_the_same_study_twice_changes_no_byte_of_the_store(scene: Scene) -> None:
     scene.run()
-    store = scene.root / "out" / "store.zarr"
+    store = scene.store
     before = {path: path.read_bytes() for path in store.rglob("*") if path.is_file()}
     scene.run()
     assert {path: path.read_bytes() for path in store.rglob("*") if path.is_file()} == before
     assert rows(store)
 
 
-@pytest.mark.slow
 def test_a_plug_in_backbone_is_edited(scene: Scene) -> None:
     plugin = scene.root / "mine.py"
     plugin.write_text(FAMILY)
@@ -379,16 +326,22 @@ def test_a_plug_in_backbone_is_edited(scene: Scene) -> None:
     before = numbers(scene.run())
     scene.new_process()
     assert numbers(scene.run()) == before
+    (probe,) = (scene.root / "out" / "probes").glob("*/class-linear.safetensors")
+    words = ("predict", probe, scene.one(), "--plugin", plugin)
+    assert scene.ok(*words)["predictions"]
     edits = (("self.weight * GAIN", "self.weight + GAIN", ""), ("GAIN = 2.0", "GAIN = 3.0", ""), ("", "", "4.0"))
     for old, new, setting in edits:
         plugin.write_text(FAMILY.replace(old, new))
         (scene.root / "gain.txt").write_text(setting)
         scene.new_process()
         scene.run_refused(None, "DifferentError")
+        scene.refused(*words, kind="SubstyleError")
         more = scene.add(50)  # with something to embed, too
         scene.run_refused(None, "DifferentError")
         more.unlink()
-    assert numbers(scene.run("out", None, "--fresh")) == numbers(scene.fresh())
+    assert numbers(scene.run("out", None, "--fresh"))["backbones"] != before["backbones"]
+    scene.new_process()
+    scene.refused(*words[:-2], kind="ConfigError", field="backbone")
 
 
 def test_the_gallery_is_that_of_the_photographs(scene: Scene, pages: None) -> None:
@@ -398,11 +351,9 @@ def test_the_gallery_is_that_of_the_photographs(scene: Scene, pages: None) -> No
     old = _pictures(scene.root / "out" / "gallery")
     for path in scene.photos.rglob("*.jpg"):
         path.write_bytes(other_bytes(path, int(path.stem) + 300))
-    store = scene.root / "out" / "store.zarr"
+    store = scene.store
     scene.embed(scene.photos, "--replace", store="out/store.zarr")
-    study = scene.study_file()
-    for stage in (("stage", "probes"), ("stage", "analysis,similarity"), ("report",)):
-        scene.ok(*stage, store, "--study", study)
+    scene.stages(store)
     assert "<img" not in (scene.root / "out" / "report.html").read_text()
     scene.run()
     scene.run("fresh")

@@ -62,7 +62,6 @@ class Outside:
         }
 
     def require_untouched(self) -> None:
-        """Fail if something was written or deleted."""
         assert self._state() == self._before
 
 
@@ -92,7 +91,6 @@ def foreign(_sound: Path, tmp_path: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def photographs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Six photographs of two classes."""
     root = tmp_path_factory.mktemp("photographs")
     for i in range(6):
         (root / "ab"[i % 2]).mkdir(exist_ok=True)
