@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import io
+import random
 from dataclasses import replace
+from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -9,7 +11,7 @@ import pytest
 
 from substyle.engine.store import compaction, files, journal, records
 from substyle.engine.store.records import FileNote, ImageNote, Record
-from substyle.pipelines.storage import Place
+from substyle.pipelines.storage import Place, place
 
 
 def record(shard: int, backbone: str = "b", *names: str) -> Record:
@@ -57,3 +59,26 @@ def test_files_outside_a_shard_or_of_another_length_are_refused(disk: Place) -> 
         spoilt = [{**row, "files": [{**note, **change} for note in row["files"]]} for row in rows]
         with pytest.raises(ValueError, match=r"content: expected values of 16 bytes|null values"):
             records.decode(files.encoded(pa.Table.from_pylist(spoilt, records.SCHEMA)))
+
+
+def test_the_index_is_what_the_records_say(tmp_path: Path) -> None:
+    """Random journals, compacted now and then, against a dictionary of sets."""
+    rng = random.Random(0)
+    names = ("identity", "jpeg", "swirl")
+    for case in range(10):
+        store = place(tmp_path / f"{case}")
+        expected: dict[tuple[int, str], set[str]] = {}
+        for _ in range(rng.randint(0, 40)):
+            shard, backbone = rng.randrange(8), rng.choice("ab")
+            some = rng.sample(names, rng.randint(1, 3))
+            journal.write(store, record(shard, backbone, *some))
+            expected.setdefault((shard, backbone), set()).update(some)
+            compaction.compact(store, at=rng.choice([1, 4, 100]))
+        found = journal.read_index(store)
+        for backbone in "abc":
+            done_ST = found.finished(backbone, names, 8)
+            rows = [[name in expected.get((shard, backbone), set()) for name in names] for shard in range(8)]
+            assert done_ST.tolist() == rows
+            listed = {(shard, name) for shard, _, names in found.of([backbone]).records() for name in names}
+            assert listed == {(shard, name) for shard in range(8) for name in expected.get((shard, backbone), ())}
+        assert len(found) == len(journal.read(store))

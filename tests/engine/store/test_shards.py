@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
 import zarr
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from substyle.engine.store import arrays, shards
 from substyle.engine.store.layout import ArrayEntry, Codec, StoreError, StoreSettings
 from substyle.engine.store.shards import Shape
-from substyle.pipelines.storage import Place, place
+from substyle.pipelines.storage import LocalPlace, Place, place
 
 NAMES, ROWS, WIDTH, SHARD = ("identity", "jpeg", "swirl"), 21, 5, 4
 ARRAY = ArrayEntry("x", WIDTH, NAMES)
@@ -81,3 +84,41 @@ def test_damaged_chunks_are_named(tmp_path: Path) -> None:
         np.testing.assert_array_equal(found.chunk(1), values(SHARD)[1])
         with pytest.raises(StoreError, match="checksum mismatch"):
             found.chunk(0)
+
+
+@pytest.mark.parametrize("codec", get_args(Codec))
+def test_files_are_those_that_zarr_writes(tmp_path: Path, codec: Codec) -> None:
+    ours, theirs = empty(tmp_path / "ours", codec), empty(tmp_path / "theirs", codec)
+    x_TND = filled(ours, replace(SHAPE, codec=codec))
+    with zarr.config.set({"array.write_empty_chunks": True}):
+        array = zarr.open_array(str(theirs), mode="r+")
+        for first in (0, 12, 16, 20):
+            array[:, first : first + 4] = x_TND[:, first : first + 4]
+    with zarr.config.set({"array.write_empty_chunks": False}):
+        zarr.open_array(str(theirs), mode="r+")[:, 4:8] = x_TND[:, 4:8]
+    for number in (0, 1, 3, 4, 5):
+        assert shard(ours, number).read_bytes() == shard(theirs, number).read_bytes()
+    np.testing.assert_array_equal(np.asarray(zarr.open_array(str(ours), mode="r")[:]), x_TND)
+
+
+@pytest.mark.parametrize("codec", get_args(Codec))
+@given(
+    cells=st.lists(st.tuples(st.integers(0, 2), st.integers(0, SHARD - 1)), max_size=20),
+    near=st.sampled_from([0, 10, 1 << 14]),
+)
+@settings(deadline=None, max_examples=40)
+def test_any_rows_of_a_shard(
+    tmp_path_factory: pytest.TempPathFactory, codec: Codec, cells: list[tuple[int, int]], near: int
+) -> None:
+    """Also repeated ones, in any order of the output, and transformations without embeddings."""
+    path, shape = place(tmp_path_factory.getbasetemp() / f"{codec}.shard"), replace(SHAPE, codec=codec)
+    x_TRD = values(SHARD)
+    path.write(shards.encode([x_TRD[0], None, x_TRD[2]], shape))
+    x_TRD[1] = np.nan
+    t_M, row_M = np.array(sorted(cells), np.int64).reshape(-1, 2).T
+    to_M = np.random.default_rng(len(cells)).permutation(len(cells))
+    out_RD = np.zeros((len(cells), WIDTH), np.float16)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(LocalPlace, "near", near)
+        shards.gather(path, shape, t_M, row_M, out_RD, to_M)
+    np.testing.assert_array_equal(out_RD[to_M], x_TRD[t_M, row_M])

@@ -41,3 +41,21 @@ def test_split_for_some_images_only_is_refused() -> None:
     with pytest.raises(ConfigError, match="'b ") as caught:
         assign(["a", "b"], [0, 0], ["train", None], seed=0)
     assert caught.value.field == "split"
+
+
+def test_order_of_images_does_not_matter() -> None:
+    keys = [f"k{i}" for i in range(50)]
+    codes = dict(zip(keys, assign(keys, [-1] * 50, [None] * 50, seed=0).tolist(), strict=True))
+    back = assign(keys[::-1], [-1] * 50, [None] * 50, seed=0).tolist()
+    assert codes == dict(zip(keys[::-1], back, strict=True))
+
+
+@pytest.mark.parametrize("fractions", [(0.65, 0.15, 0.2), (0.1, 0.1, 0.8), (0.98, 0.01, 0.01)])
+def test_classes_are_cut_one_by_one(fractions: tuple[float, float, float]) -> None:
+    keys = [f"k{i}" for i in range(300)]
+    labels = np.random.default_rng(0).integers(-1, 40, 300)
+    codes = assign(keys, labels.tolist(), [None] * 300, seed=5, fractions=fractions)
+    for label in range(-1, 40):
+        rows = np.flatnonzero(labels == label)
+        alone = assign([keys[i] for i in rows], [0] * len(rows), [None] * len(rows), seed=5, fractions=fractions)
+        assert codes[rows].tolist() == alone.tolist()

@@ -15,12 +15,13 @@ from substyle.engine.store.files import digest
 from substyle.engine.store.layout import (
     SCHEMA,
     BackboneEntry,
+    DifferentError,
     StoreError,
     StoreSettings,
 )
 from substyle.engine.store.records import ImageNote
 from substyle.engine.store.store import EmbeddingStore
-from substyle.engine.store.table import load_table, store_facts
+from substyle.engine.store.table import load_table, open_tables, store_facts
 from substyle.engine.store.verify import verify
 from substyle.errors import ConfigError
 from substyle.pipelines.storage import LocalPlace, Place
@@ -168,3 +169,96 @@ def test_a_store_needs_a_name(path: str) -> None:
     with pytest.raises(ConfigError) as caught:
         EmbeddingStore.create(Path(path), SETTINGS)
     assert (caught.value.field, caught.value.given) == ("store", str(Path(path)))
+
+
+def test_what_is_written_is_read(home: Place) -> None:
+    store, entry = make(home / "s.zarr")
+    first, second = rows(0, 4), rows(1, 2)
+    store.write_shard(entry, 0, first, [note(i) for i in range(4)], seconds=1.0, run="r")
+    store.write_shard(entry, 1, second, [note(4), note(5)], seconds=1.0, run="r")
+    opened = EmbeddingStore.open(home / "s.zarr")
+    table = load_table(opened, "timm:x")
+    assert table.x_TND.dtype == np.float16
+    expected = np.concatenate([first["jpeg"], second["jpeg"]]).astype(np.float16)
+    np.testing.assert_array_equal(table.x_TND[1], expected)
+    assert table.transformations == ("identity", "jpeg")
+    assert table.class_names == ("cat", "dog")
+    assert table.keys == tuple(f"{i}.jpg" for i in range(6))
+
+
+def test_a_shard_is_completed_and_keeps_what_it_has(home: Place) -> None:
+    """A run may ask for some transformations of an array, and a later one for the others."""
+    store, entry = make(home / "s.zarr")
+    notes, given = [note(i) for i in range(4)], rows(0, 4)
+    for name in ("jpeg", "identity"):
+        store.write_shard(entry, 0, {name: given[name]}, notes, seconds=1.0, run="r")
+        read = store.read(entry, name, 0, 4)
+        np.testing.assert_array_equal(read, given[name].astype(np.float16))
+        assert verify(store.path, note=False, quiet=True).ok
+    np.testing.assert_array_equal(load_table(store, "timm:x").x_TND[1], given["jpeg"].astype(np.float16))
+    whole, _ = make(home / "t.zarr")
+    whole.write_shard(entry, 0, given, notes, seconds=1.0, run="r")
+    paths = [each.shard_path(entry.slug, "jpeg", 0) for each in (store, whole)]
+    assert paths[0].read_bytes() == paths[1].read_bytes()
+    assert sorted(names for _, _, names in store.finished().records()) == [("identity",), ("jpeg",)]
+    assert store.stored_bytes(entry, ["identity", "jpeg"]) == whole.stored_bytes(entry, ["identity", "jpeg"])
+
+
+def test_transformations_added_later_are_an_array_of_their_own(disk: Place) -> None:
+    store, entry = make(disk / "s.zarr")
+    store.write_shard(entry, 0, rows(0, 4), [note(i) for i in range(4)], seconds=1.0, run="r")
+    before = store.shard_path(entry.slug, "jpeg", 0).read_bytes()
+    swirl = Definition({"name": "swirl", "kind": "warp", "role": "held_out"}, ("0" * 16,))
+    store.ensure_backbone(facts(), [*FOUND, swirl])
+    assert [array.transformations for array in store.catalog.arrays[entry.slug]] == [("identity", "jpeg"), ("swirl",)]
+    with pytest.raises(StoreError, match="no finished shard"):
+        load_table(store, "timm:x", ["identity", "swirl"])
+    x_RD = rows(5, 4)["jpeg"]
+    store.write_shard(entry, 0, {"swirl": x_RD}, [note(i) for i in range(4)], seconds=1.0, run="r")
+    table = load_table(store, "timm:x", ["swirl", "identity", "jpeg"])
+    np.testing.assert_array_equal(table.x_TND[0], x_RD.astype(np.float16))
+    np.testing.assert_array_equal(table.x_TND[1:], load_table(store, "timm:x", ["identity", "jpeg"]).x_TND)
+    t_B, n_B = np.array([0, 2, 1, 0]), np.array([3, 0, 1, 0])
+    np.testing.assert_array_equal(
+        open_tables(store, ["timm:x"], table.transformations)[0].take(t_B, n_B), table.x_TND[t_B, n_B]
+    )
+    assert store.shard_path(entry.slug, "jpeg", 0).read_bytes() == before
+
+
+def test_another_definition_is_refused(disk: Place) -> None:
+    store, _ = make(disk / "s.zarr")
+    other_role = Definition({**DEFINITIONS[1], "role": "held_out"}, ("0" * 16,))
+    other_values = Definition({**DEFINITIONS[1], "parameters": [1]})
+    for changed in (Definition(DEFINITIONS[1], ("1" * 16,)), other_role, other_values):
+        for name in ("timm:x", "timm:y"):  # of another backbone too: a report sets them side by side
+            with pytest.raises(DifferentError, match=r"s\.zarr: .* jpeg "):
+                store.ensure_backbone(facts(name), [FOUND[0], changed])
+    assert [entry.name for entry in store.backbones()] == ["timm:x"]
+
+
+def test_tables_of_several_backbones_are_of_the_same_photographs(disk: Place) -> None:
+    store, entry = make(disk / "s.zarr")
+    other = store.ensure_backbone(facts("timm:y"), FOUND)
+    for shard, count in ((0, 4), (1, 2)):
+        notes = [note(4 * shard + i) for i in range(count)]
+        store.write_shard(entry, shard, rows(shard, count), notes, seconds=1.0, run="r")
+        if shard == 0:
+            store.write_shard(other, shard, rows(shard, count), notes, seconds=1.0, run="r")
+    assert len(load_table(store, "timm:x").keys) == 6
+    both = open_tables(store, ["timm:x", "timm:y"])
+    assert [table.keys for table in both] == [tuple(f"{i}.jpg" for i in range(4))] * 2
+    some = load_table(store, "timm:x", ["jpeg"])
+    assert some.transformations == ("jpeg",)
+    np.testing.assert_array_equal(some.x_TND[0], load_table(store, "timm:x").x_TND[1])
+    with pytest.raises(StoreError, match=r"timm:x .* swirl; run substyle embed"):
+        load_table(store, "timm:x", ["jpeg", "swirl"])
+
+
+def test_a_row_that_one_pass_could_not_read_is_left_out_whatever_the_backbones_are_called(disk: Place) -> None:
+    store, entry = make(disk / "s.zarr")
+    other = store.ensure_backbone(facts("timm:z"), FOUND)
+    store.write_shard(entry, 0, rows(0, 4), [note(0), note(1, "gone"), note(2), note(3)], seconds=1.0, run="r")
+    store.write_shard(other, 0, rows(0, 4), [note(i) for i in range(4)], seconds=1.0, run="r")
+    for name in ("timm:x", "timm:z"):
+        assert load_table(store, name).keys == ("0.jpg", "2.jpg", "3.jpg")
+    assert store_facts(store).quarantined == {"1.jpg": "gone"}

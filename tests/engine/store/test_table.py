@@ -9,8 +9,10 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.conftest import put
 from tests.engine.store.test_store import make, note, rows
 
+from substyle.engine.store.layout import StoreError
 from substyle.engine.store.store import EmbeddingStore
 from substyle.engine.store.table import EmbeddingTable, load_table, open_table
 from substyle.pipelines.storage import LocalPlace, Place
@@ -92,3 +94,22 @@ def test_xarray_opens_the_arrays_of_a_store(tmp_path: Path) -> None:
     assert found.dims == (f"transformation_{array.name}", "image", "feature")
     assert [each["name"] for each in found.attrs["substyle"]["transformations"]] == ["identity", "jpeg"]
     np.testing.assert_array_equal(found[1], store.read(entry, "jpeg"))
+
+
+@pytest.mark.parametrize("near", [1 << 20, 0])
+def test_rows_are_the_same_on_a_disk_and_in_a_bucket(
+    both: tuple[EmbeddingTable, EmbeddingTable], home: Place, near: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(type(home), "near", near)
+    loaded, _ = both
+    store = EmbeddingStore.open(filled(home / "s.zarr"))
+    table = open_table(store, "timm:x")
+    t_B, n_B = np.array([1, 0, 0, 1, 1, 0]), np.array([7, 0, 6, 2, 7, 1])
+    np.testing.assert_array_equal(table.take(t_B, n_B), loaded.take(t_B, n_B))
+    np.testing.assert_array_equal(load_table(store, "timm:x").x_TND, loaded.x_TND)
+    chunk = store.shard_path(store.backbone("timm:x").slug, "jpeg", 0)
+    put(chunk, chunk.read_bytes()[:7])
+    for _ in range(2):
+        with pytest.raises(StoreError, match=r"c\.0\.0\.0: .*run substyle verify"):
+            table.take(np.array([1]), np.array([1]))
+        chunk.remove()

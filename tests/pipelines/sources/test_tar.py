@@ -13,6 +13,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
 from tests.conformance.kinds import write_tar
 from tests.object_server import Server
 from tests.pipelines.sources.conftest import described
@@ -20,6 +22,8 @@ from tests.pipelines.sources.conftest import described
 from substyle.errors import ConfigError
 from substyle.pipelines.sources import SourceConfig, TarSource, open_source
 from substyle.pipelines.storage import ObjectPlace
+
+FORMATS = [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT]
 
 
 def one(root: Path, *members: tuple[str, bytes]) -> Path:
@@ -212,3 +216,40 @@ def test_marks_of_objects_tell_a_change_without_asking(
     after = {record.key: record.mark() for record in open_source(pair[1]).records}
     assert after.keys() == before.keys()
     assert {key.split("/")[0] for key in after if after[key] != before[key]} == {changed.name}
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    names=st.lists(
+        st.text(st.characters(blacklist_characters="\0/", blacklist_categories=["Cs"]), min_size=1, max_size=90)
+        .flatmap(lambda stem: st.sampled_from([stem, f"{stem}/{stem}", f"d/{stem}/e"]))
+        .map(lambda stem: f"{stem}.jpg"),
+        min_size=1,
+        max_size=6,
+        unique=True,
+    ),
+    format=st.sampled_from(FORMATS),
+    sizes=st.lists(st.sampled_from([0, 1, 511, 512, 513, 3000]), min_size=6, max_size=6),
+)
+@example(names=["d" * 150 + "/" + "n" * 90 + ".jpg"], format=tarfile.USTAR_FORMAT, sizes=[5] * 6)
+@example(names=["é" * 60 + "/" + "é" * 40 + ".jpg"], format=tarfile.GNU_FORMAT, sizes=[5] * 6)
+def test_members_lie_where_tarfile_finds_them(tmp_path: Path, names: list[str], format: int, sizes: list[int]) -> None:
+    members = [(name, bytes([65 + i]) * size) for i, (name, size) in enumerate(zip(names, sizes, strict=False))]
+    try:
+        write_tar(tmp_path / "a.tar", members, format)
+    except ValueError:  # a name too long for ustar
+        return
+    with tarfile.open(tmp_path / "a.tar") as tar:
+        truth = {}
+        for info in tar.getmembers():
+            file = tar.extractfile(info)
+            assert file is not None
+            parts = [part for part in info.name.split("/") if part not in ("", ".")]
+            stem = parts[-1].split(".")[0]
+            if stem and ".." not in parts and not info.name.startswith("/"):
+                truth.setdefault("/".join(["a.tar", *parts[:-1], stem]), set()).add(file.read())
+    if not truth:
+        return
+    source = TarSource(tmp_path / "a.tar")
+    assert [record.key for record in source.records] == sorted(truth)
+    assert all(record.read() in truth[record.key] for record in source.records)

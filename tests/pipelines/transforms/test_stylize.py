@@ -112,3 +112,40 @@ def test_ink_against_its_definition() -> None:
     raised = 21 * narrow - 20 * wide
     expected = np.where(raised >= narrow.mean(), 1, 1 + np.tanh(25 * (raised - narrow.mean())))
     np.testing.assert_allclose(found[..., 0], expected, atol=1e-3)
+
+
+def test_a_line_integral_against_its_definition() -> None:
+    x = picture(40)
+    found = painted("style_flow_long", x, length=6.0, grain=0.0, vivid=1.0, calm=2.0, turn=0.0)
+    heading = stylize.along_edges(stylize.luma(x), 2.0)
+    for row, column in ((20, 20), (0, 5), (33, 39)):
+        passed = [x[row, column]]
+        for sign in (1, -1):
+            place, step = complex(column, row), sign * heading[row, column]
+            for _ in range(4):
+                place += 1.5 * step
+                at = min(max(round(place.imag), 0), 39), min(max(round(place.real), 0), 39)
+                passed.append(x[at])
+                ahead = heading[at]
+                step = ahead if (ahead * step.conjugate()).real >= 0 else -ahead
+        np.testing.assert_allclose(found[row, column], np.mean(passed, 0), atol=1e-5)
+
+
+def test_text_is_read_as_itself() -> None:
+    """A picture that is a page of blurred characters gets these characters."""
+    height, width = 16, 10
+    cover = stylize._glyphs(stylize._TEXT, height, width)
+    near = np.stack([stylize.blurred(each, height / 8) for each in cover])
+    near /= near.mean((1, 2)).max()
+    dense = np.flatnonzero((near.max((1, 2)) < 1) | (near.mean((1, 2)) > 0.3))[:36]
+    assert len(dense) == 36
+    page = np.concatenate([np.concatenate(near[dense[first : first + 8]], 1) for first in range(0, 32, 8)])[:64, :64]
+    x = np.repeat((1 - page)[..., None], 3, 2).astype(np.float32)
+    top, left = (int(part) for part in stylize._random(KEY, "test")(2) * (height, width))  # of the first cell, cut off
+    tone = 1 - stylize.stretched(stylize.luma(x))
+    found = painted("style_glyphs_typewriter", x, cell=16.0, ink=np.zeros(3), paper=np.full(3, 255.0), narrow=0.625)
+    for row in range(height - top, 64 - height, height):
+        for column in range(width - left, 64 - width, width):
+            part = slice(row, row + height), slice(column, column + width)
+            best = min(range(len(near)), key=lambda k: float(((tone[part] - near[k]) ** 2).sum()))
+            np.testing.assert_allclose(found[part][..., 0], 1 - cover[best], atol=1e-5)
