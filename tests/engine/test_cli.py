@@ -387,10 +387,3 @@ def test_help_and_usage_errors_import_nothing_heavy(words: list[str], shown: str
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip().splitlines()[-1] == str(imported)
     assert shown in done.stdout + done.stderr
-
-
-def test_dashes_that_end_the_options_are_given_once(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as stop:
-        main(["stage", "a", "--", "--"])
-    assert stop.value.code == 2
-    assert "argument --: expected at most once" in capsys.readouterr().err

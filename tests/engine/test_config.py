@@ -71,12 +71,6 @@ def test_bad_fields_are_named(tmp_path: Path, text: str, field: str, given: obje
     assert caught.value.exit_code == 2
 
 
-def test_no_toml(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError) as caught:
-        load_study(study(tmp_path, "name = "))
-    assert caught.value.field == "study"
-
-
 def test_the_schema_that_editors_read_is_that_of_the_code() -> None:
     file = STUDIES / "study.schema.json"
     assert json.loads(file.read_text()) == study_schema(), f"run: substyle info --schema study > {file}"

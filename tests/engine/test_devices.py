@@ -12,7 +12,7 @@ import torch
 
 from substyle.engine import hardware
 from substyle.engine.config import EmbedConfig
-from substyle.engine.devices import Target, missing, resolve
+from substyle.engine.devices import Target, resolve
 from substyle.errors import ConfigError
 
 Install = Callable[..., None]
@@ -108,13 +108,6 @@ def test_what_cannot_be_is_named_with_its_reason(
         EmbedConfig(device=device, runtime=runtime).here()
 
 
-def test_a_package_without_its_libraries_is_missing(gpus: Callable[[int], None], install: Install) -> None:
-    gpus(1)
-    install("tensorrt", broken=True)
-    assert "tensorrt cannot be imported" in str(missing("tensorrt", chosen=False))
-    assert resolve().runtime == "torch"
-
-
 @pytest.mark.parametrize(
     ("cuda", "built_with", "reason"), [((12, 8), "13.0", "CUDA 12.8"), ((13, 0), "13.0", "cannot initialise")]
 )
@@ -130,14 +123,3 @@ def test_auto_refuses_a_gpu_that_cannot_be_used(
         resolve()
     assert (caught.value.field, caught.value.given) == ("device", "auto")
     assert resolve("cpu") == resolve(runtime="openvino") == Target("cpu", "openvino")
-
-
-def test_a_cpu_build_of_torch_beside_a_gpu_is_said(
-    gpus: Callable[[int], None], install: Install, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    gpus(0)
-    install("openvino")
-    monkeypatch.setattr(hardware, "driver", lambda: hardware.Driver(("card",), "", (13, 0)))
-    monkeypatch.setattr(torch.version, "cuda", None)
-    assert resolve() == Target("cpu", "openvino")
-    assert "card" in capsys.readouterr().err

@@ -17,12 +17,6 @@ def plain_ridge(x: np.ndarray, y: np.ndarray, new: np.ndarray, strength: float) 
     return (new - mean_x) @ np.linalg.solve(a, (x - mean_x).T @ (y - mean_y)) + mean_y
 
 
-def test_cosines_equal_the_formula() -> None:
-    a, b = normal(0, 20, 7), normal(1, 20, 7)
-    expected = (a * b).sum(1) / np.linalg.norm(a, axis=1) / np.linalg.norm(b, axis=1)
-    assert geometry.cosines(a, b) == pytest.approx(expected, abs=1e-6)
-
-
 def test_sensitivity_equals_scikit_learn_and_does_not_see_a_cone() -> None:
     identity = normal(0, 40, 9)
     variant = identity + 0.5 * normal(1, 40, 9)
@@ -78,10 +72,3 @@ def test_steerability_equals_choosing_a_strength_by_hand(train: int) -> None:
     spread = np.square(y[score] - y[fit].mean(axis=0)).sum()
     expected = 1 - np.square(predicted - y[score]).sum() / spread
     assert steer(x, y, fit, choose, score) == pytest.approx(expected, abs=1e-3)
-
-
-def test_steerability_without_images_or_spread_is_unknown() -> None:
-    x, constant = normal(18, 10, 4), np.ones((10, 4), np.float32)
-    assert steer(x, x, slice(0, 8), slice(8, 10), slice(10, 10)) is None
-    assert steer(x, x, slice(0, 8), slice(8, 8), slice(8, 10)) is None
-    assert steer(constant, constant, slice(0, 6), slice(6, 8), slice(8, 10)) is None

@@ -51,25 +51,3 @@ def test_arrays_are_searched_on_the_gpu_that_is_given(gpu: list[dict[str, Any]])
         ("gpu_resources", 7, faiss.METRIC_INNER_PRODUCT, 1)
     ]
     np.testing.assert_array_equal(found, np.argsort(-(query @ bank.T), axis=1)[:, :7])
-
-
-@pytest.fixture
-def gpus(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Fakes of FAISS and torch with two GPUs, the first of them current."""
-    monkeypatch.setattr(neighbors, "gpu_resources", lambda: "resources")
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
-    monkeypatch.setattr(torch.cuda, "get_device_name", lambda number: f"card {number}")
-
-
-def test_a_faiss_without_gpu_beside_one_is_said_once(
-    gpus: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr(neighbors, "gpu_resources", lambda: None)
-    assert neighbors.search_device("cpu") == torch.device("cpu")
-    assert capsys.readouterr().err == ""
-    neighbors._say_unused.cache_clear()
-    for name in ("auto", "cuda", "cuda:1"):
-        assert neighbors.search_device(name) == torch.device("cpu")
-    assert capsys.readouterr().err.count("extra gpu") == 1

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -11,7 +10,7 @@ from sklearn.manifold import trustworthiness
 from tests.engine.analysis.test_run import table
 
 from substyle.engine.analysis import geometry
-from substyle.engine.analysis.projection import SIDE, embedding_map, project
+from substyle.engine.analysis.projection import SIDE, embedding_map
 from substyle.engine.config import AnalysisConfig
 from substyle.engine.store.table import EmbeddingTable
 
@@ -34,10 +33,3 @@ def test_neighbours_on_the_map_are_neighbours_among_the_embeddings(mapped: dict[
     assert place_R2.min(axis=0) + place_R2.max(axis=0) == pytest.approx(SIDE, abs=1)
     rows = geometry.query_rows(table(style=3.0), 100, 0)
     assert trustworthiness(rows.x_RD, place_R2, n_neighbors=5) > 0.9
-
-
-@pytest.mark.parametrize("rows", [1, 40])
-def test_equal_embeddings_are_one_point_and_have_no_map(rows: int) -> None:
-    assert project(np.ones((rows, 8), np.float32), "tsne", 0).tolist() == [[0, 0]] * rows
-    same = table()
-    assert drawn(replace(same, x_TND=np.ones_like(same.x_TND))) == {}

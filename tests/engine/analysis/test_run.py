@@ -85,16 +85,6 @@ def test_intervals_over_folders_are_wider_where_photographs_of_one_are_alike() -
             assert narrow["n"] == 10 * wide["n"]
 
 
-def test_samples_are_of_the_stated_size() -> None:
-    answer = analyze(table(), max_queries=50, max_bank=70, max_images=12)
-    sampled = answer["sampled"]
-    assert (sampled["queries"], sampled["query_images"]) == (50, 10)
-    assert (sampled["bank"], sampled["bank_images"]) == (36, 36)
-    assert (sampled["ridge_train"], sampled["ridge_val"], sampled["test_images"]) == (12, 12, 12)
-    assert answer["knn"]["queries"] == answer["balance"]["queries"] == 50
-    assert answer["knn"]["transformation"]["50"] is None  # more than the 36 in the bank
-
-
 @pytest.mark.parametrize("split", [TRAIN, VAL, TEST])
 def test_one_photograph_only(split: int) -> None:
     t = replace(table(images=1), split_N=np.array([split], np.int8))

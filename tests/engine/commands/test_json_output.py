@@ -8,12 +8,10 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from substyle.engine import cli
 from substyle.engine.cli import main
 from substyle.errors import ConfigError, SubstyleError
 
@@ -109,12 +107,6 @@ def test_failures(
     assert ("Traceback" in err) == isinstance(what, ZeroDivisionError)
 
 
-def test_a_bug_is_a_traceback_without_json(monkeypatch: pytest.MonkeyPatch) -> None:
-    failing(monkeypatch, ZeroDivisionError("by zero"))
-    with pytest.raises(ZeroDivisionError):
-        main(["info"])
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("number", "code", "kind"),
@@ -136,16 +128,3 @@ def test_a_signal(number: signal.Signals, code: int, kind: str, tmp_path: Path) 
     assert error(out)["type"] == kind
     assert f"substyle: {kind.lower()}" in err
     assert "Traceback" not in err
-
-
-@pytest.mark.parametrize("bindings", [False, True])
-def test_garbage_is_collected_at_exit_only_for_bindings_that_report_it(
-    bindings: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    frozen: list[bool] = []
-    monkeypatch.setattr(cli, "gc", SimpleNamespace(freeze=lambda: frozen.append(True)))
-    monkeypatch.delitem(sys.modules, "triton", raising=False)
-    if bindings:
-        monkeypatch.setitem(sys.modules, "triton", SimpleNamespace())  # type: ignore[arg-type]
-    cli._leave()
-    assert bool(frozen) is not bindings

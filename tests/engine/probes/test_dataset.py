@@ -8,14 +8,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
-from tests.engine.probes.conftest import CPU, SUITE, Make, Quick
+from tests.engine.probes.conftest import CPU, Make, Quick
 
 from substyle.engine.probes import dataset
 from substyle.engine.probes import dataset as held_module
 from substyle.engine.probes.config import ExpertConfig, ProbeConfig
-from substyle.engine.probes.dataset import MemoryBudget, Streamed, hold
-from substyle.engine.probes.loader import Draw, Drawn
+from substyle.engine.probes.dataset import MemoryBudget, hold
 from substyle.engine.probes.run import run_probes
 from substyle.engine.store.table import EmbeddingTable
 from substyle.errors import ConfigError
@@ -56,24 +54,6 @@ def test_probes_on_int8_learn_nearly_the_same(make_table: Make, quick: Quick) ->
         ours, theirs = (r[task]["linear"][number]["value"] for r in (results, expected))
         assert abs(ours - theirs) < 0.02
         assert theirs > 0.5
-
-
-def draws(table: EmbeddingTable, size: int) -> Draw:
-    def draw(first: int, count: int) -> Drawn:
-        rngs = [np.random.default_rng(first + i) for i in range(count)]
-        t = torch.from_numpy(np.stack([rng.integers(len(SUITE), size=size) for rng in rngs]))
-        n = torch.from_numpy(np.stack([rng.integers(len(table.keys), size=size) for rng in rngs]))
-        return Drawn(t, n, [t])
-
-    return draw
-
-
-def test_a_buffer_for_less_than_two_steps_is_refused(make_table: Make) -> None:
-    table = make_table()
-    assert Streamed(table, CPU, 800).feed(draws(table, 10), 10, 5)
-    with pytest.raises(ConfigError, match="two fit into 799 bytes") as caught:
-        Streamed(table, CPU, 799).feed(draws(table, 10), 10, 5)
-    assert (caught.value.field, caught.value.given) == ("probes.expert.batch", 10)
 
 
 IMAGENET = (31, 1_281_167, 768)  # 61.0 GB in float16
@@ -126,10 +106,3 @@ def test_free_memory_of_the_host(monkeypatch: pytest.MonkeyPatch, tmp_path: Path
     (tmp_path / "memory.max").write_text("500000\n")
     (tmp_path / "memory.stat").write_text("anon 100000\nfile 300000\nshmem 50000\n")
     assert dataset.free_bytes(CPU) == 350000
-
-
-def test_free_memory_of_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Memory cached by torch counts as free."""
-    for name, answer in (("memory_reserved", 50), ("memory_allocated", 20), ("mem_get_info", (1000, 5000))):
-        monkeypatch.setattr(torch.cuda, name, lambda device, answer=answer: answer)
-    assert dataset.free_bytes(torch.device("cuda", 0)) == 1030

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import gc
-
 import numpy as np
 import pytest
 import torch
 from tests.engine.probes.conftest import CPU, Make, Quick
-from tests.fake_graphs import FakeGraphs, track
+from tests.fake_graphs import FakeGraphs
 
 from substyle.engine import cuda
 from substyle.engine.probes import heads
@@ -75,18 +73,3 @@ def test_replayed_steps_learn_what_the_host_s_do(
     monkeypatch.setattr(heads, "replays", lambda device: False)
     assert_same(ours, learned(table, settings, config, 24))
     assert len(graphs.replays) == 2
-
-
-def test_captured_steps_end_with_the_training(
-    make_table: Make, quick: Quick, graphs: FakeGraphs, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Without a reference cycle: their memory is not left to the garbage collector."""
-    made = track(monkeypatch, heads, "_Step")
-    gc.collect()
-    gc.disable()
-    try:
-        learned(make_table(), [Setting(1e-2, 0.1, 0)], quick(dropout=0.0), 12)
-        assert graphs.replays == [2, 12 - cuda.WARM]
-        assert [step() for step in made] == [None]
-    finally:
-        gc.enable()

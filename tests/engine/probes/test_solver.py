@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from sklearn.linear_model import LogisticRegression
 from tests.engine.probes.conftest import CPU
 
-from substyle.engine.probes import batches, training_rows
+from substyle.engine.probes import batches
 from substyle.engine.probes.batches import Features
 from substyle.engine.probes.dataset import standard_of
 from substyle.engine.probes.objective import Block, Objective, StoredObjective
@@ -99,30 +99,6 @@ def test_as_scikit_learn(kept: int, monkeypatch: pytest.MonkeyPatch) -> None:
         assert np.abs(found[1] - bias).max() < 2e-3 * max(np.abs(bias).max(), 0.1)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_kept_rows_are_those_that_are_gathered(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
-    """In blocks of which the last is shorter, for weighted photographs, projected or not."""
-    monkeypatch.setattr(training_rows, "_ON_CPU", (1 << 13, 8 * 50))
-    monkeypatch.setattr(training_rows, "_LEAST_ROWS", 50)
-    table = make()
-    task = transformation(table)
-    times_KN = np.random.default_rng(1).integers(0, 3, (2, 60)).astype(float)
-    for features in (features_of(table, task, dtype), features_of(table, task, dtype).projected(5, 0)):
-        found = []
-        for most in (0, 1 << 30):
-            monkeypatch.setattr(batches, "KEPT", most)
-            rows = TrainingRows(features, task, np.ones((2, 4)), times_KN)
-            assert (rows.x_RD is None) == (most == 0)
-            metric = CovarianceMetric.of(CovarianceBasis.of(rows), 4, np.array([0.1, 1e-3]))
-            metric = metric.double() if dtype == torch.float64 else metric
-            one = Objective(rows, features, metric)
-            assert [len(x_BD) for x_BD, *_ in one._blocks()] == ([50, 50, 50] if most == 0 else [50, 50, 44])
-            u_KP = torch.randn(2, 4 * (features.width + 1), generator=torch.Generator().manual_seed(0))
-            found.append(one(u_KP.to(metric.strength_K), torch.arange(2)))
-        for gathered, kept in zip(*found, strict=True):
-            torch.testing.assert_close(gathered, kept, atol=1e-6, rtol=1e-5)
-
-
 def test_float64_goes_on_where_float32_stalls() -> None:
     table = make()
     task = transformation(table)
@@ -154,25 +130,6 @@ def test_a_head_with_weights_is_a_fit_to_repeated_rows() -> None:
         assert np.abs(centred(made, k)[0] - weight).max() < 2e-3
         seen = bias > bias.min() + 1.0 if k == 0 else np.ones(4, bool)  # that of an absent class goes to -inf
         assert np.allclose(np.diff(centred(made, k)[1][seen]), np.diff(bias[seen]), atol=5e-3)
-
-
-@pytest.mark.parametrize(("images", "width"), [(60, 200), (60, 144), (60, 143), (60, 12)])
-def test_the_basis_is_that_of_the_covariance(images: int, width: int) -> None:
-    """Of 144 training rows: of fewer than features only their span is found, by way of the products of rows."""
-    table = make(images, width, spread=0.3)
-    task = transformation(table)
-    features = features_of(table, task)
-    rows = TrainingRows(features, task, np.ones((1, len(NAMES))))
-    basis = CovarianceBasis.of(rows)
-    x_RD = features.full(torch.float64)(*task.rows(task.train_T, task.train_N)).numpy()
-    value_D = np.linalg.eigvalsh(x_RD.T @ x_RD / len(x_RD))
-    count = min(width, len(x_RD) - 1) if len(x_RD) <= width else width
-    assert basis.vector_DP.shape == (width, count)
-    assert basis.value_P.numpy() == pytest.approx(np.maximum(value_D[-count:], 1e-6 * value_D[-1]), rel=1e-3, abs=1e-5)
-    unit_PP = basis.vector_DP.T.double() @ basis.vector_DP.double()
-    assert unit_PP.numpy() == pytest.approx(np.eye(count), abs=1e-5)
-    inside = x_RD @ basis.vector_DP.double().numpy() @ basis.vector_DP.double().numpy().T
-    assert inside == pytest.approx(x_RD, abs=1e-4)
 
 
 @pytest.fixture

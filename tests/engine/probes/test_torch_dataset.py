@@ -8,7 +8,6 @@ import torch
 from torch.utils.data import DataLoader
 
 import substyle
-from substyle.errors import ConfigError
 
 NAMES = ["identity", "gaussian_blur", "defocus_blur", "grayscale"]  # defocus_blur is held out
 
@@ -30,17 +29,3 @@ def test_batches_hold_rows_of_the_table(store: substyle.EmbeddingStore) -> None:
         assert data.classes[y[i]] == name
         np.testing.assert_array_equal(x[i], table.x_TND[NAMES.index(name), table.keys.index(key)])
     assert torch.equal(data[3][0], x[3])
-
-
-@pytest.mark.parametrize(
-    ("field", "options"),
-    [
-        ("split", {"split": "dev"}),
-        ("task", {"task": "style"}),
-        ("transformations", {"transformations": ["jpeg"]}),
-    ],
-)
-def test_bad_arguments(field: str, options: dict[str, object], store: substyle.EmbeddingStore) -> None:
-    with pytest.raises(ConfigError) as caught:
-        substyle.torch_dataset(store, "control:pixels", **options)  # type: ignore[arg-type]
-    assert caught.value.field == field

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 import torch
@@ -15,7 +13,6 @@ from substyle.engine.probes.dataset import standard_of
 from substyle.engine.probes.tasks import Task, kind_task, transformation_task
 from substyle.engine.probes.trainer import Validation
 from substyle.engine.store.table import EmbeddingTable
-from substyle.errors import SubstyleError
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -34,14 +31,6 @@ def test_kind_labels_count_alike(make_table: Make, quick: Quick) -> None:
     sums = torch.zeros(len(task.labels), dtype=torch.float64).index_add_(0, validation.answers, validation.weight)
     np.testing.assert_allclose(sums[sums > 0], 1.0 / int((sums > 0).sum()))
     assert len(set(torch.bincount(validation.answers).tolist())) > 1
-
-
-def test_without_a_row_there_is_an_error(make_table: Make, quick: Quick) -> None:
-    table = make_table()
-    task = transformation_task(table, 0)
-    assert task is not None
-    with pytest.raises(SubstyleError):
-        made(table, replace(task, val_N=np.empty(0, np.int64)), quick())
 
 
 @pytest.mark.parametrize(

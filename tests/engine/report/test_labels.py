@@ -45,14 +45,3 @@ def test_two_backbones_cannot_have_one_label() -> None:
     row = {"name": "control:pixels", "label": "A"}
     with pytest.raises(ConfigError):
         study_of({"name": "s", "backbones": [row, {"name": "control:statistics", "label": "A"}]})
-
-
-def test_one_adapter_under_two_paths_stays_two_backbones() -> None:
-    results = real_results(LITE, VIT)
-    names = ["adapt:a/1a2b3c4d5e.safetensors", "adapt:b/1a2b3c4d5e.safetensors", "adapt:b/0000000000.safetensors"]
-    for name in names:
-        row = results["backbones"][VIT] | {"adapter": {"backbone": LITE, "method": "pisco"}}
-        results["backbones"][name] = row
-    shown = labelled(validate_results(results))
-    assert len(shown.backbones) == len(results["backbones"])
-    assert f"{LITE} + pisco (00000000)" in shown.backbones

@@ -176,43 +176,6 @@ def test_figures_for_papers(full: ReportFiles) -> None:
             assert path.read_bytes().startswith(b"%PDF")
 
 
-def pictures(folder: Path, names: list[str]) -> None:
-    folder.mkdir(parents=True)
-    for i, name in enumerate(names):
-        Image.fromarray(np.full((224, 224, 3), 8 * i % 256, np.uint8)).save(folder / f"{name}.png")
-
-
-def gallery_page(gallery: Path | None, out: Path) -> Page:
-    return page_of(write_report(validate_results(real_results("alpha")), out, gallery=gallery))
-
-
-def test_mistakes_with_and_without_a_picture(tmp_path: Path) -> None:
-    results = real_results("alpha")
-    rows = [
-        {"key": EVIL, "transformation": "jpeg", "truth": "jpeg", "predicted": p, "confidence": c}
-        for p, c in (("swirl", 0.991), ("elastic", 0.874))
-    ]
-    pictures(tmp_path / "mistakes" / "alpha", ["0"])
-    rows[0]["picture"] = "alpha/0.png"
-    results["backbones"]["alpha"]["mistakes"] = {
-        "transformation": {"head": "linear", "scored": 1550, "wrong": 31, "rows": rows}
-    }
-    page = page_of(write_report(validate_results(results), tmp_path))
-    assert "mistakes" in sections(page)
-    assert "31 of 1,550 variants are wrong; the 2 most confident: jpeg → swirl, 99.1" in page.text
-    assert f"{EVIL}, jpeg: jpeg → elastic, 87.4" in page.text
-    assert [image["alt"] for image in page.tags("img")] == [f"{EVIL} after jpeg"]
-    rows[1]["confidence"] = 1.5
-    with pytest.raises(SubstyleError, match="confidence"):
-        write_report(validate_results(results), tmp_path)
-
-
-def test_a_gallery_file_that_is_no_picture_is_named(tmp_path: Path) -> None:
-    (tmp_path / "identity.png").write_bytes(b"nothing")
-    with pytest.raises(SubstyleError, match=r"identity\.png: not a picture"):
-        gallery_page(tmp_path, tmp_path / "out")
-
-
 # ---- in a browser, where there is one ----
 
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")

@@ -59,12 +59,6 @@ def table(rows: int, width: int = 1 << 10) -> Any:  # noqa: ANN401
 CPU, GPU = torch.device("cpu"), torch.device("cuda:0")
 
 
-def test_probes_of_few_features_begin_before_shorter_ones() -> None:
-    tables = [table(100, width) for width in (768, 64, 1280, 2048)] + [table(300, 768)]
-    ordered = sorted(tables, key=at_once.longest_first)
-    assert [one.x_TND.shape[1:] for one in ordered] == [(300, 768), (100, 2048), (100, 1280), (100, 64), (100, 768)]
-
-
 def test_each_process_has_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch, "get_num_threads", lambda: 8)
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)))

@@ -225,21 +225,3 @@ def test_the_price_of_a_shortcut_agrees_with_scikit_learn() -> None:
     assert found["neg_same"] < found["uniform"] < found["pos_same"]
     assert price["value"] > 0.3
     assert price["low"] < price["value"] < price["high"]
-
-
-def test_groups_that_leave_nothing_to_validate_on_are_not_probed() -> None:
-    table, site_N = some()
-    table = replace(table, split_N=np.where(table.split_N == VAL, TRAIN, table.split_N).astype(np.int8))
-    train = np.flatnonzero(table.split_N == TRAIN)
-    patient = {key: f"test {i}" for i, key in enumerate(table.keys)} | {table.keys[n]: "one" for n in train}
-    known = {
-        "site": named(table, site_N),
-        "patient": patient,
-        "year": {key: str(i) for i, key in enumerate(table.keys)},
-    }
-    found = labels(table, known, config_of("site", "patient", "year", group="patient"), QUICK)["by_label"]
-    assert "accuracy" not in found["site"]
-    assert "r2" not in found["year"]
-    half = {table.keys[n]: ("one", "two")[int(site_N[n] == 0)] for n in train}
-    again = labels(table, {**known, "patient": patient | half}, config_of("site", "patient", group="patient"), QUICK)
-    assert "accuracy" not in again["by_label"]["site"]

@@ -12,7 +12,6 @@ from sklearn.neighbors import KNeighborsClassifier
 from substyle.engine.stages.shortcut import ShortcutConfig, shortcut
 from substyle.engine.store.layout import TEST, TRAIN, VAL
 from substyle.engine.store.table import EmbeddingTable
-from substyle.errors import ConfigError
 
 NAMES, WIDTH, CLASSES = ("identity", "jpeg", "blur"), 8, 3
 QUICK = ShortcutConfig(bootstrap=200)
@@ -98,9 +97,3 @@ def test_class_probes_agree_with_least_squares() -> None:
                 answer = ((unit(t, test) - mean_D) @ weight_DC + mean_C).argmax(axis=1)
                 scores.setdefault(half, []).append((answer == table.label_N[test]).mean())
     assert any(found == pytest.approx(np.mean(own), abs=1e-6) for own in scores.values())
-
-
-@pytest.mark.parametrize("values", [(0.5, 1.0), (0.0,), (0.0, 1.0, 0.5), (0.0, 1.5)])
-def test_correlations_ascend_from_none(values: tuple[float, ...]) -> None:
-    with pytest.raises(ConfigError, match="correlations"):
-        ShortcutConfig(correlations=values)

@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.conftest import jpeg, photograph
 from tests.staged import probe
 
 from substyle.engine.config import EmbedConfig
 from substyle.engine.probes.config import ExpertConfig, ProbeConfig
 from substyle.engine.stages import stamp
-from substyle.engine.stages.stamp import StaleError
-from substyle.engine.store.store import EmbeddingStore
 from substyle.engine.store.table import open_tables
 from substyle.engine.study.api import embed
 
@@ -40,13 +36,6 @@ def test_controls_have_no_multitask_probe(two_classes: Path, tmp_path: Path) -> 
     assert outcomes[backbones[1]].results["multitask"] is not None
 
 
-def test_a_note_of_another_version_is_outdated(tmp_path: Path) -> None:
-    note = {"stamp": {"other": 1}, "seconds": 0.0, "files": {}}
-    (tmp_path / stamp.NOTE).write_text(json.dumps(note | {"checksum": stamp.checksum(note)}))
-    with pytest.raises(StaleError, match="another version"):
-        stamp.note_of(tmp_path)
-
-
 def test_results_that_fail_leave_the_earlier_ones(tmp_path: Path) -> None:
     folder = tmp_path / "probes" / "x"
     with stamp.replacing(folder) as new:
@@ -55,18 +44,3 @@ def test_results_that_fail_leave_the_earlier_ones(tmp_path: Path) -> None:
         (new / "after").write_text(str(1 / len(list(new.iterdir()))))
     assert [path.name for path in folder.iterdir()] == ["before"]
     assert list(folder.parent.iterdir()) == [folder]
-
-
-BOTH = ["control:pixels", "control:statistics"]
-
-
-@pytest.fixture(scope="module")
-def embedded(tmp_path_factory: pytest.TempPathFactory) -> EmbeddingStore:
-    """A store of two backbones."""
-    root = tmp_path_factory.mktemp("embedded")
-    for i in range(12):
-        path = root / "photographs" / f"class{i % 2}" / f"{i}.jpg"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(jpeg(photograph(i)))
-    options: dict[str, Any] = {"transformations": "identity,jpeg", "canvas": 64}
-    return embed(root / "photographs", root / "s.zarr", BOTH, **options)

@@ -68,12 +68,6 @@ def test_files_of_others_are_not_replaced(out: Path) -> None:
     assert contents(out) == before
 
 
-def test_reports_of_versions_without_a_list_are_replaced(out: Path) -> None:
-    (out / ".substyle-files.json").unlink()
-    runner.save_report(real_results(), out, None)
-    assert (out / "README.md").read_text() == "mine"
-
-
 def test_an_edited_card_is_not_replaced(out: Path) -> None:
     (out / "README.md").unlink()
     write_card(out)

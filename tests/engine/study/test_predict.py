@@ -29,11 +29,6 @@ def test_predictions_are_written(tmp_path: Path) -> None:
     assert [(r["key"], r["output"], int(r["rank"]), r["label"], float(r["probability"])) for r in rows] == ROWS
 
 
-def test_no_predictions(tmp_path: Path) -> None:
-    write_predictions({"predictions": []}, tmp_path / "p.csv")
-    assert (tmp_path / "p.csv").read_text().strip() == '"key","output","rank","label","probability"'
-
-
 def test_another_format_is_refused_before_anything_is_read(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["predict", "nothing.safetensors", ".", "--out", "p.xlsx"]) == 2
     assert ".csv or .parquet" in capsys.readouterr().err

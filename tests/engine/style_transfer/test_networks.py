@@ -99,14 +99,6 @@ def test_arbitrary_style_is_its_published_model() -> None:
     assert np.abs(made.numpy() - expected).max() < 1.0
 
 
-def test_style_picture_is_fixed() -> None:
-    picture = style_picture()
-    assert picture.shape == (256, 256, 3)
-    assert picture.dtype == np.uint8
-    assert np.array_equal(picture, style_picture())
-    assert picture.reshape(-1, 3).std(axis=0).min() > 40
-
-
 @pytest.mark.parametrize("name", networks.MODELS)
 def test_other_bytes_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     folder = tmp_path / "models"

@@ -8,8 +8,7 @@ import pytest
 import torch
 from tests.engine.style_transfer.test_networks import SIDE, photographs
 
-from substyle.engine.style_transfer.networks import DeviceStyles, generator_for, networks_for
-from substyle.errors import ConfigError
+from substyle.engine.style_transfer.networks import DeviceStyles, generator_for
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 CPU = torch.device("cpu")
@@ -27,15 +26,3 @@ def test_results_outlive_the_next_call() -> None:
     copy = first.clone()
     net(photographs(2).flip(0))
     assert torch.equal(first, copy)
-
-
-def test_bad_input_is_named() -> None:
-    with pytest.raises(ConfigError) as caught:
-        in_torch(("style_wave",))(photographs(1, 32))
-    assert (caught.value.field, caught.value.given) == ("canvas", (1, 32, 32, 3))
-    with pytest.raises(ConfigError) as caught:
-        DeviceStyles(generator_for(("style_wave",)), ("style_wave",), side=30, precision="fp32", device=CPU)
-    assert (caught.value.field, caught.value.given) == ("canvas", 30)
-    with pytest.raises(ConfigError) as caught:
-        networks_for(("style_wave",), side=SIDE, device="cuda:9")
-    assert (caught.value.field, caught.value.given) == ("device", "cuda:9")

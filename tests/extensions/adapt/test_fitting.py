@@ -13,7 +13,6 @@ from tests.engine.probes.conftest import Make, Quick
 from substyle.engine.extensions.adapt.fitting import AdapterLayer, fit_multitask, fit_pisco
 from substyle.engine.store.layout import TEST, TRAIN
 from substyle.engine.store.table import EmbeddingTable
-from substyle.errors import ConfigError, SubstyleError
 
 
 def seen(table: EmbeddingTable) -> list[int]:
@@ -64,18 +63,3 @@ def test_held_out_transformations_and_test_photographs_are_not_used(
     np.testing.assert_array_equal(first.bias_E, second.bias_E)
     changed = fit(replace(table, x_TND=table.x_TND * np.float16(0.5) + np.float16(1)), config)
     assert not np.array_equal(first.bias_E, changed.bias_E)
-
-
-def test_refusals(make_table: Make, quick: Quick) -> None:
-    with pytest.raises(ConfigError) as error:
-        fit_pisco(make_table(), quick(), content=0.2)
-    assert error.value.field == "adapt.methods"
-    with pytest.raises(SubstyleError):
-        fit_multitask(make_table(classes=0), quick())
-    only = tuple((name, kind, "held_out" if t else "train") for t, (name, kind, _) in enumerate(_SUITE))
-    for fit in (fit_multitask, fit_pisco):
-        with pytest.raises(SubstyleError):
-            fit(make_table(suite=only), quick())
-
-
-_SUITE = (("identity", "identity", "train"), ("blur_a", "blur", "train"), ("tone_a", "tone", "train"))

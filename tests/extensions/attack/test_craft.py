@@ -12,8 +12,6 @@ from substyle.engine.backbones.export import Preprocessed
 from substyle.engine.extensions.attack.config import ATTACKS, AttackConfig
 from substyle.engine.extensions.attack.craft import Victim, Watched, craft, distances, squeeze
 from substyle.engine.probes.checkpoint import Probe
-from substyle.engine.study.file import study_of
-from substyle.errors import ConfigError
 from substyle.kernels.probe_heads import Heads
 
 pytest.importorskip("torchattack")
@@ -83,12 +81,6 @@ def test_an_adaptive_attack_lowers_the_detector_too(victim: Victim, canvas_BSSC:
     assert distances(canvas_BSSC, adaptive)[0].max() <= 8
 
 
-def test_noise_has_the_size_of_an_attack(victim: Victim, canvas_BSSC: np.ndarray) -> None:
-    middle = np.full_like(canvas_BSSC, 100)
-    made = craft("noise@8", victim, middle, np.zeros(BATCH, np.int64), KEYS, CONFIG)
-    assert set(np.unique(made).tolist()) == {92, 108}
-
-
 def test_squeezing() -> None:
     canvas = np.arange(256, dtype=np.uint8).repeat(3).reshape(1, 16, 16, 3)
     squeezed = squeeze(canvas)
@@ -99,25 +91,3 @@ def test_squeezing() -> None:
     single[0, 4, 4] = 255
     assert squeeze(single)["median"].max() == 0
     assert (squeeze(np.full_like(single, 7))["median"] == 7).all()
-
-
-def test_what_has_no_gradient_is_refused_by_name() -> None:
-    class Rounded(torch.nn.Module):
-        def forward(self, canvas_BSSC: torch.Tensor) -> torch.Tensor:
-            return canvas_BSSC.detach().mean((1, 2))
-
-    probe = Probe(Heads(torch.zeros(1, 2, 3), torch.zeros(1, 2)), {"canvas": 32})
-    for module, given in ((None, "a graph"), (Rounded(), "without gradient")):
-        with pytest.raises(ConfigError, match=rf"onnx:x\.onnx.*{given}.*torch network"):
-            Victim("onnx:x.onnx", module, probe)
-
-
-def test_the_table_of_a_study() -> None:
-    data = {"name": "a", "backbones": ["control:pixels"], "seed": 7, "attack": {"attacks": ["pgd", "patch"]}}
-    config = study_of(data).stages["attack"]
-    assert (config.seed, config.names(transfer=True)) == (7, ["pgd@1", "pgd@2", "pgd@4", "pgd@8", "patch"])
-    assert AttackConfig(attacks=("transfer",)).names(transfer=False) == []
-    with pytest.raises(ConfigError, match=r"attack\.epsilons"):
-        study_of(data | {"attack": {"epsilons": [0]}})
-    with pytest.raises(ConfigError, match=r"attack\.attacks"):
-        study_of(data | {"attack": {"attacks": ["cw"]}})

@@ -12,11 +12,9 @@ from substyle.engine.extensions.attack import detection as detection_module
 from substyle.engine.extensions.attack.detection import (
     FALSE_POSITIVES,
     detection,
-    disagreement,
     fit_all,
     fit_detector,
     mahalanobis,
-    nearest,
 )
 from substyle.errors import SubstyleError
 
@@ -85,16 +83,3 @@ def test_mahalanobis_is_the_smallest_distance_to_a_class() -> None:
     far = x_ND[:3] - x_ND[label_N == 0].mean(0), x_ND[:3] - x_ND[label_N == 1].mean(0)
     expected = np.minimum(*(np.einsum("nd,de,ne->n", d, np.linalg.inv(covariance), d) for d in far))
     np.testing.assert_allclose(score(x_ND[:3]), expected)
-
-
-def test_the_distance_to_the_nearest_ignores_length() -> None:
-    bank_ND = np.random.default_rng(4).normal(size=(30, 5))
-    score = nearest(bank_ND)
-    unit = bank_ND / np.linalg.norm(bank_ND, axis=1, keepdims=True)
-    expected = np.sort(np.linalg.norm(unit - unit[0], axis=1))[9]
-    np.testing.assert_allclose(score(7 * bank_ND[:1]), [expected])
-
-
-def test_disagreement_is_the_largest_l1_distance() -> None:
-    own, a, b = np.array([[0.5, 0.5]]), np.array([[0.4, 0.6]]), np.array([[0.9, 0.1]])
-    np.testing.assert_allclose(disagreement([a, b], own), [0.8])

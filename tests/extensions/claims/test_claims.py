@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from substyle.engine.extensions.claims.claims import claims
-from substyle.engine.report.deciding import equivalence_needs, more_units
+from substyle.engine.report.deciding import more_units
 from substyle.engine.results.model import SCHEMA, entry_of
 from substyle.engine.stages.results import validate_results
 
@@ -279,13 +279,6 @@ def test_what_would_decide_does(value: float, transformations: float, photograph
         assert bool(half < abs(value) + (0.002 if decided else 0.0)) == decided
     for tiny in (0.0, 0.0001):
         assert "too small" in more_units(tiny, halves, counts)
-
-
-def test_equivalence_needs_photographs_unless_the_difference_is_too_large() -> None:
-    text = equivalence_needs(0.002, 0.016, 0.01, 100, "folders")
-    assert text == "about 300 more folders"  # half as wide, four times as many
-    assert equivalence_needs(-0.012, 0.001, 0.01, 100, "folders").startswith("nothing: the difference is not")
-    assert equivalence_needs(0.0099, 0.01, 0.01, 400, "folders").startswith("nothing within reach")
 
 
 def test_undecided_claims_say_what_would_decide() -> None:

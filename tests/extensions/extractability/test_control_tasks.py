@@ -47,16 +47,6 @@ def test_memorised_photographs_are_not_selective(make_table: Make, quick: Quick,
     assert "memorised" not in found
 
 
-def test_one_hot_photographs_say_nothing_of_the_transformation(make_table: Make, quick: Quick) -> None:
-    features, task = features_of(photographs_only(make_table(images=60)), "transformation")
-    config = quick()
-    found = control(features, task, weakly_regularised(features, task, config), config, None)
-    assert found["control"]["value"] == pytest.approx(1.0, abs=0.02)
-    assert found["task"]["value"] < 0.2
-    assert found["memorised"]["value"] < 0.5  # four variants of a photograph are one vector with four labels
-    assert found["selectivity"]["value"] == pytest.approx(found["task"]["value"] - found["control"]["value"])
-
-
 @pytest.mark.parametrize("name", ["transformation", "class"])
 def test_shuffled_labels_are_at_chance_and_true_ones_are_not(
     make_table: Make, quick: Quick, monkeypatch: pytest.MonkeyPatch, name: str

@@ -11,10 +11,8 @@ from scipy.stats import ttest_1samp
 from tests.engine.report.real import of_probes, real_results
 
 from substyle.engine.extensions.finetune.section import finetuned
-from substyle.engine.report.data import labels_of
 from substyle.engine.results.model import entry_of
 from substyle.engine.stages.results import validate_results
-from substyle.engine.study.report import write_report
 
 STYLE = {"class": (0.70, 0.72, 0.71), "joint": (0.80, 0.83, 0.81), "transformation": (0.90, 0.70, 0.71)}
 
@@ -75,10 +73,3 @@ def test_differences_are_means_over_seeds(results: Any) -> None:  # noqa: ANN401
         of_seeds = ttest_1samp(differences, 0.0).confidence_interval(0.95)
         half = np.hypot((of_seeds.high - of_seeds.low) / 2, np.mean(halves))
         assert difference[1:] == pytest.approx((differences.mean() - half, differences.mean() + half))
-
-
-def test_the_page_has_a_section(results: Any, tmp_path: Any) -> None:  # noqa: ANN401
-    page = write_report(validate_results(results), tmp_path).html.read_text()
-    assert 'id="finetuned"' in page
-    assert "alpha + joint, seed 1" in page
-    assert labels_of(validate_results(results))["finetuned:class-0"] == "alpha + class, seed 0"

@@ -107,29 +107,6 @@ def test_intervals_cover_with_generators_as_a_sample(
     assert 0.93 * count <= covered <= most * count
 
 
-def test_the_report_shows_scores_and_contrasts() -> None:
-    results = drop(real_results(), "generators")
-    assert not [each for each in sections_of(validate_results(results)) if each.key == "generators"]
-    names = [name for name, entry in results["backbones"].items() if not entry["control"]][:2]
-    known = {}
-    for number, name in enumerate(names):
-        found, known[name] = unseen_styles(some(alike=number), GeneratorsConfig(), ProbeConfig(device="cpu"))
-        results["backbones"][name]["generators"] = found
-    row = contrast(*names, *known.values())
-    results["generators"] = {"contrasts": [row | {"p_holm": row["p"]}]}
-    (section,) = [each for each in sections_of(validate_results(results)) if each.key == "generators"]
-    text = section.blocks[0].text
-    assert "4 generators make the styles (net, ink, oil, dots)." in text
-    assert row["p"] < 0.05
-    better = f"{names[1]} is better than {names[0]} by {-100 * row['difference']['value']:.1f} points"
-    assert f"Of 1 pair of networks, 1 clearly differs: {better}" in text
-    tables = {each.table.name: each.table for each in section.blocks if hasattr(each, "table")}
-    (shown,) = tables["generator_contrasts"].rows
-    ends = tuple(row["difference"][end] for end in ("value", "low", "high"))
-    assert shown == (*names, ends, row["p"], f"{names[1]} is better")
-    assert [row[0] for row in tables["generators"].rows] == names
-
-
 def test_contrasts_are_of_what_was_stored(tmp_path: Path) -> None:
     results = drop(real_results(), "generators")
     names = [name for name, entry in results["backbones"].items() if not entry["control"]][:2]

@@ -8,16 +8,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import jsonschema
 import pytest
 from tests.conftest import the_json
 from tests.engine.report.real import BACKBONE, NAMES, drop, real_results
 
-from substyle import files
 from substyle.engine.cli import main
 from substyle.engine.extensions.site import directory
 from substyle.engine.extensions.site.directory import add_rows, read_directory
-from substyle.engine.extensions.site.row import Row, row_schema, rows_of
+from substyle.engine.extensions.site.row import Row, rows_of
 from substyle.engine.stages import stamp
 from substyle.errors import ConfigError, MissingError
 from substyle.files import UnsafeFileError
@@ -64,15 +62,6 @@ def test_a_row_has_what_a_number_needs_to_be_cited() -> None:
     assert {cells[0]: cells[3] for cells in table.rows} == own["transformation"]["linear"]["by_transformation"]
 
 
-def test_the_schema_accepts_rows_and_nothing_else(there: Path) -> None:
-    schema = row_schema()
-    content = json.loads(first(there).read_text())
-    jsonschema.validate(content, schema)
-    with pytest.raises(jsonschema.ValidationError):
-        jsonschema.validate(content | {"more": 1}, schema)
-    assert main(["share", "rows", "schema", "--quiet"]) == 0
-
-
 def test_equal_rows_change_nothing_and_other_numbers_are_refused(there: Path) -> None:
     rows = rows_of(results(created="2030-01-01T00:00:00Z"))
     before = {path: path.read_bytes() for path in there.rglob("*.json")}
@@ -99,27 +88,6 @@ def test_other_names_notes_and_versions_are_no_other_numbers(tmp_path: Path) -> 
     assert (done.added, done.refused, len(done.unchanged)) == ([], {}, len(NAMES))
     changed["backbones"][BACKBONE]["transformation"]["linear"]["by_transformation"]["jpeg"] = 0.123
     assert len(add_rows(rows_of(changed), tmp_path / "to").refused) == 1
-
-
-def test_leftovers_and_files_of_file_managers_are_passed_over(there: Path) -> None:
-    row = first(there)
-    (row.parent / ".DS_Store").touch()
-    files.temporary_name(row).touch()
-    assert not read_directory(there).bad
-
-
-def test_folders_that_cannot_be_read_are_bad(there: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    closed, real, count = first(there).parent, os.scandir, len(read_directory(there).rows)
-
-    def scandir(path: Path) -> Any:  # noqa: ANN401
-        if path == closed:
-            raise PermissionError(13, "Permission denied")
-        return real(path)
-
-    monkeypatch.setattr(directory.os, "scandir", scandir)
-    found = read_directory(there)
-    assert found.bad == {closed.relative_to(there).as_posix(): "cannot be read: Permission denied"}
-    assert len(found.rows) == count - 1
 
 
 def slugs() -> list[str]:

@@ -30,7 +30,7 @@ from substyle.engine.extensions.site.study_file import study_file
 from substyle.engine.stages import stamp
 from substyle.engine.stages.stamp import Stamp
 from substyle.engine.store.layout import slug
-from substyle.errors import ConfigError, SubstyleError
+from substyle.errors import SubstyleError
 
 
 def shown(folder: Path, **changes: Any) -> Path:  # noqa: ANN401
@@ -115,15 +115,6 @@ def test_the_policy_allows_the_one_script_and_no_other(built: Path) -> None:
         assert re.findall(r"script-src '(.*?)'", policy) == [f"sha256-{digest}" for digest in digests]
         assert len(scripts) == path.name.startswith("index") * (path.parent == built)
         assert policy.startswith("default-src 'none'; ")
-
-
-def test_severities_are_on_the_page_of_their_transformation(tmp_path: Path) -> None:
-    made = results()
-    curve = {"severities": [1, 3], "accuracy": [{"value": 0.4321}, {"value": 0.8, "low": 0.7, "high": 0.9}]}
-    made["backbones"][BACKBONE]["transformation"]["linear"]["by_severity"] = {"jpeg": curve}
-    write_site([write_run(tmp_path / "run", made)], tmp_path / "out")
-    (page,) = (page for name, page in pages(tmp_path / "out").items() if name.startswith("transformations/jpeg-"))
-    assert {"Severity", "43.2"} <= set(page.text)
 
 
 def test_rows_that_must_not_be_compared_stand_apart_and_say_why(tmp_path: Path) -> None:
@@ -224,14 +215,6 @@ def test_photographs_stay_out_if_asked(tmp_path: Path, capsys: pytest.CaptureFix
     assert len(list(out.rglob("*.jpg"))) == 3
 
 
-def test_a_gallery_of_other_photographs_is_left_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    run = shown(tmp_path / "run")
-    (run / "gallery" / "0" / "jpeg.png").write_bytes(b"edited")
-    write_site([run], tmp_path / "out")
-    assert "modified since it was written" in capsys.readouterr().err
-    assert len(list((tmp_path / "out").rglob("*.jpg"))) == 1  # the mistake
-
-
 @pytest.mark.slow
 def test_long_pages_lose_tables_and_long_boards_are_split(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = write_run(tmp_path / "run", results())
@@ -274,24 +257,3 @@ def test_only_files_of_a_site_are_replaced(tmp_path: Path, monkeypatch: pytest.M
 
 def contents(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-
-
-QUOTES = "'" * 4000
-
-
-def test_many_differing_settings_stop_no_site(tmp_path: Path) -> None:
-    for number in range(2):
-        settings = {f"{n}{QUOTES}": {f"{m}{QUOTES}": number for m in range(9)} for n in range(20)}
-        row = foreign(own_row(), backbone={"name": f"theirs{number}"}, study={"settings": settings}, tables=[])
-        add_rows([row], tmp_path / "rows")
-    assert write_site([tmp_path / "rows"], tmp_path / "out").rows == 2
-    assert "Settings of 0'" in "".join(pages(tmp_path / "out")["index.html"].text)
-
-
-def test_without_a_valid_row_each_bad_file_is_named(tmp_path: Path) -> None:
-    add_rows(rows_of(results()), tmp_path / "rows")
-    for path in (tmp_path / "rows").rglob("*.json"):
-        path.write_text("{}")
-    with pytest.raises(ConfigError, match=r"valid rows \(left out: .*\.json: .*\)"):
-        write_site([tmp_path / "rows"], tmp_path / "out")
-    assert not (tmp_path / "out").exists()
