@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 from sklearn.linear_model import LogisticRegression
 from tests.engine.probes.conftest import CPU
+from tests.tables import table_of
 
 from substyle.engine.probes import batches
 from substyle.engine.probes.batches import Features
@@ -19,7 +20,6 @@ from substyle.engine.probes.preconditioner import CovarianceBasis, CovarianceMet
 from substyle.engine.probes.solver import Fit, fit
 from substyle.engine.probes.tasks import Task, transformation_task
 from substyle.engine.probes.training_rows import TrainingRows
-from substyle.engine.store.layout import TEST, TRAIN, VAL
 from substyle.engine.store.table import EmbeddingTable
 from substyle.kernels import split_products
 
@@ -29,28 +29,14 @@ NAMES = ("identity", "a", "b", "c")
 PENALTY, AGREE = 1e-2, 1.5e-3
 
 
-def make(images: int = 60, width: int = 12, spread: float = 1.0, seed: int = 0) -> EmbeddingTable:
+def make(images: int = 60, width: int = 12) -> EmbeddingTable:
     """Embeddings with transformation and class signal, and features of very different variance."""
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(0)
     label_N = np.arange(images) % 3
     x_TND = rng.normal(size=(len(NAMES), images, width)) + 0.8 * rng.normal(size=(len(NAMES), 1, width))
     x_TND += rng.normal(size=(3, width))[label_N]
-    x_TND *= np.logspace(0, -2 * spread, width)
-    split_N = np.full(images, TRAIN, np.int8)
-    split_N[images * 6 // 10 :], split_N[images * 8 // 10 :] = VAL, TEST
-    return EmbeddingTable(
-        backbone="x",
-        x_TND=(x_TND @ rng.normal(size=(width, width))).astype(np.float16),
-        transformations=NAMES,
-        kind=("identity", "blur", "blur", "noise"),
-        roles=("train",) * 4,
-        keys=tuple(f"{i}.jpg" for i in range(images)),
-        label_N=label_N.astype(np.int64),
-        class_names=("u", "v", "w"),
-        split_N=split_N,
-        distinct_TN=np.ones((len(NAMES), images), np.bool_),
-        content_N2=None,
-    )
+    x_TND *= np.logspace(0, -2, width)
+    return table_of((x_TND @ rng.normal(size=(width, width))).astype(np.float16), NAMES, (36, 12, 12))
 
 
 def features_of(table: EmbeddingTable, task: Task, dtype: torch.dtype = torch.float32) -> Features:

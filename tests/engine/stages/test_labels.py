@@ -10,11 +10,12 @@ import pytest
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import balanced_accuracy_score
 from sklearn.neighbors import KNeighborsClassifier
+from tests.tables import table_of
 
 from substyle.engine.probes.config import ExpertConfig, ProbeConfig
 from substyle.engine.stages.labels import LabelsConfig, labels
 from substyle.engine.stages.labels.scores import Values
-from substyle.engine.store.layout import TEST, TRAIN, VAL
+from substyle.engine.store.layout import TEST, TRAIN
 from substyle.engine.store.table import EmbeddingTable
 from substyle.errors import ConfigError
 
@@ -40,21 +41,8 @@ def some(
     x_ND[np.arange(count), label_N] += substance
     x_ND[np.arange(count), CLASSES + site_N] += site
     x_TND = np.stack([rng.normal(size=x_ND.shape), x_ND])
-    table = EmbeddingTable(
-        backbone="b",
-        x_TND=x_TND.astype(np.float32),
-        transformations=("blur", "identity"),
-        kind=("blur", "identity"),
-        roles=("train", "train"),
-        keys=tuple(f"{i % 5}/{i}.jpg" for i in range(count)),
-        label_N=label_N.astype(np.int64),
-        class_names=("a", "b", "c"),
-        split_N=np.repeat(
-            np.array([TRAIN, VAL, TEST], np.int8), [count // 2, count // 6, count - count // 2 - count // 6]
-        ),
-        distinct_TN=np.ones((2, count), np.bool_),
-    )
-    return table, site_N
+    table = table_of(x_TND, ("blur", "identity"), (count // 2, count // 6, count - count // 2 - count // 6))
+    return replace(table, label_N=label_N), site_N
 
 
 def named(table: EmbeddingTable, codes: np.ndarray, names: tuple[str, ...] = SITES) -> dict[str, str]:

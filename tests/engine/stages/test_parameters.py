@@ -10,10 +10,11 @@ import pytest
 from sklearn.linear_model import Ridge as Reference
 from sklearn.metrics import r2_score
 from tests.conftest import slow_after
+from tests.tables import table_of
 
 from substyle.engine.probes.ridge import PENALTIES, Response, RidgePath
 from substyle.engine.stages.parameters import ParametersConfig, parameters, response_of
-from substyle.engine.store.layout import TEST, TRAIN, VAL
+from substyle.engine.store.layout import TEST, TRAIN
 from substyle.engine.store.table import EmbeddingTable
 from substyle.kernels.philox import image_keys
 from substyle.pipelines.transforms import base
@@ -41,18 +42,7 @@ def some(
             if target is not None:
                 points = target.points(drawn(name, keys)[parameter.name].astype(np.float64))
                 x_TND[t, :, 2 * p : 2 * p + points.shape[1]] += points if target.period else points / 10
-    return EmbeddingTable(
-        backbone="b",
-        x_TND=x_TND.astype(np.float32),
-        transformations=names,
-        kind=tuple(base.get(name).kind for name in names),
-        roles=tuple(base.get(name).role for name in names),
-        keys=keys,
-        label_N=np.zeros(count, np.int64),
-        class_names=("a",),
-        split_N=np.repeat(np.array([TRAIN, VAL, TEST], np.int8), counts),
-        distinct_TN=np.ones((len(names), count), np.bool_),
-    )
+    return table_of(x_TND, names, counts, keys=keys)
 
 
 def found_in(table: EmbeddingTable, config: ParametersConfig = QUICK) -> dict[str, Any]:

@@ -9,6 +9,7 @@ import pytest
 from sklearn.linear_model import LogisticRegression
 from tests.conftest import slow_after
 from tests.engine.report.real import drop, real_results
+from tests.tables import table_of
 
 from substyle.engine.extensions.generators import stage
 from substyle.engine.extensions.generators.stage import GeneratorsConfig, contrast, unseen_styles
@@ -42,17 +43,12 @@ def some(count: int = 60, seed: int = 0, alike: float = 1.0) -> EmbeddingTable:
     for number, own in enumerate(GENERATORS.values()):
         x_TND[own, :, 2] += 2 * alike
         x_TND[own, :, 4 + number] += 2
-    return EmbeddingTable(
-        backbone="b",
-        x_TND=x_TND.astype(np.float32),
-        transformations=NAMES,
+    return table_of(
+        x_TND,
+        NAMES,
         kind=("identity", "compression", "blur", *["style"] * 12),
-        roles=("train", "train", "held_out", *["held_out"] * 12),
-        keys=tuple(f"{i}.jpg" for i in range(count)),
-        label_N=np.full(count, -1, np.int64),
-        class_names=(),
+        roles=("train", "train", *["held_out"] * 13),
         split_N=np.resize(np.array([TRAIN, VAL, TEST], np.int8), count),
-        distinct_TN=np.ones((len(NAMES), count), np.bool_),
     )
 
 
