@@ -11,7 +11,6 @@ import pytest
 from tests.engine.probes.conftest import CPU, Make, Quick
 
 from substyle.engine.probes import dataset
-from substyle.engine.probes import dataset as held_module
 from substyle.engine.probes.config import ExpertConfig, ProbeConfig
 from substyle.engine.probes.dataset import MemoryBudget, hold
 from substyle.engine.probes.run import run_probes
@@ -19,10 +18,6 @@ from substyle.engine.store.table import EmbeddingTable
 from substyle.errors import ConfigError
 
 pytestmark = pytest.mark.usefixtures("one_thread")
-
-
-def held_as(how: str) -> ProbeConfig:
-    return ProbeConfig(expert=ExpertConfig(table=how))  # type: ignore[arg-type]
 
 
 def plain(table: EmbeddingTable, config: ProbeConfig) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -80,18 +75,13 @@ def test_what_does_not_fit_is_refused_with_the_numbers() -> None:
     assert (caught.value.field, caught.value.given) == ("probes.expert.table", "int8")
 
 
-def test_hold_says_the_arithmetic(make_table: Make, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:  # noqa: ANN401
-    table = make_table()
-    monkeypatch.setattr(held_module, "free_bytes", lambda device: 40_000)
-    assert hold(table, ProbeConfig(), CPU, quiet=False).how == "float16"
-    assert capsys.readouterr().err == "", "what is in memory already is not loaded"
-    held = hold(table, held_as("int8"), CPU, quiet=False)
-    assert held.how == "int8"
-    words = "probes synthetic: embeddings int8: 120 images × 8 variants × (20 + 4) bytes = 0.00 GB; 80% of 0.00 GB free"
-    assert words in capsys.readouterr().err
-    monkeypatch.setattr(held_module, "free_bytes", lambda device: 20_000)
+def test_the_table_is_held_as_memory_allows(make_table: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    table, int8 = make_table(), ProbeConfig(expert=ExpertConfig(table="int8"))
+    monkeypatch.setattr(dataset, "free_bytes", lambda device: 40_000)
+    assert [hold(table, config, CPU).how for config in (ProbeConfig(), int8)] == ["float16", "int8"]
+    monkeypatch.setattr(dataset, "free_bytes", lambda device: 20_000)
     with pytest.raises(ConfigError, match=r"probes.expert.table: got 'int8'"):
-        hold(table, held_as("int8"), CPU)
+        hold(table, int8, CPU)
 
 
 def test_free_memory_of_the_host(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

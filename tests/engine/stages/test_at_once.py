@@ -1,4 +1,4 @@
-"""What stages compute: units at the same time as one after another, which probes there are, and what a failure leaves."""
+"""What stages compute: at the same time as one after another, which probes there are, and what failures leave."""
 
 from __future__ import annotations
 
