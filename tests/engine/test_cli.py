@@ -141,13 +141,7 @@ def test_run_takes_photographs_without_a_study_file(
     monkeypatch.chdir(tmp_path)
     (tmp_path / "my.pictures").symlink_to(finished.parent / "photographs")
     backbones = ["--backbone", "control:pixels", "--backbone", "control:statistics"]
-    asked = [
-        "--suite",
-        "identity,grayscale,jpeg",
-        *setting("seed=3", "canvas=64", "limit=24"),
-        "--device",
-        "cpu",
-    ]
+    asked = ["--suite", "identity,grayscale,jpeg", *setting("seed=3", "canvas=64", "limit=24"), "--device", "cpu"]
     command = ["my.pictures/", *backbones, *asked, "--quiet", "--json"]
     assert main(["run", *command]) == 0
     answer = the_json(capsys)
@@ -229,10 +223,7 @@ def test_a_study_whose_store_and_shards_lie_in_a_bucket(
     study = tmp_path / "small.toml"
     one = STUDY.replace(', { name = "control:random:test_efficientnet", precision = "fp32" }', "")
     results = []
-    ways = {
-        "disk": (str(shards), str(tmp_path / "s.zarr")),
-        "bucket": (f"{bucket}/shards.tar", f"{bucket}/s.zarr"),
-    }
+    ways = {"disk": (str(shards), str(tmp_path / "s.zarr")), "bucket": (f"{bucket}/shards.tar", f"{bucket}/s.zarr")}
     for name, (images, store) in ways.items():
         study.write_text(one.replace("[splits]", f'images = "{images}"\nstore = "{store}"\n[splits]'))
         out = tmp_path / name

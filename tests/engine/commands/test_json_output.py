@@ -109,8 +109,7 @@ def test_failures(
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("number", "code", "kind"),
-    [(signal.SIGINT, 130, "Interrupted"), (signal.SIGTERM, 143, "Terminated")],
+    ("number", "code", "kind"), [(signal.SIGINT, 130, "Interrupted"), (signal.SIGTERM, 143, "Terminated")]
 )
 def test_a_signal(number: signal.Signals, code: int, kind: str, tmp_path: Path) -> None:
     plugin, begun = tmp_path / "slow.py", tmp_path / "begun"

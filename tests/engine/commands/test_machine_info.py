@@ -71,13 +71,7 @@ def test_everything_on_a_cpu_says_why() -> None:
             replace(GPU, versions={**RTX, "tensorrt": ""}),
             *("tensorrt_rtx", "", "tensorrt-rtx-cu13 1.7", 'used by runtime = "tensorrt"'),
         ),
-        (
-            replace(CPU, versions=RTX),
-            "tensorrt_rtx",
-            "",
-            "tensorrt-rtx-cu13 1.7",
-            "cannot run them; no GPU",
-        ),
+        (replace(CPU, versions=RTX), "tensorrt_rtx", "", "tensorrt-rtx-cu13 1.7", "cannot run them; no GPU"),
         (replace(GPU, torch_cuda=None), "neighbours", "cuda:0", "faiss-gpu 1.15", ""),
         (
             replace(GPU, versions={**VERSIONS, "faiss-gpu": "", "faiss-cpu": "1.15"}),

@@ -6,12 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from substyle.engine.probes.resampling import (
-    DIFFERENCE,
-    Resampled,
-    by_class,
-    resample,
-)
+from substyle.engine.probes.resampling import DIFFERENCE, Resampled, by_class, resample
 from substyle.engine.results.statistics import MARGIN
 
 

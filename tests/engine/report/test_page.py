@@ -7,11 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from tests.engine.report.real import (
-    real_results,
-    renamed,
-    shortened,
-)
+from tests.engine.report.real import real_results, renamed, shortened
 
 from substyle.engine.report.data import show, show_interval
 from substyle.engine.report.figures import draw_plots

@@ -17,13 +17,7 @@ from tests.conftest import slow_after
 
 from substyle.engine.backbones.weights import WeightsError
 from substyle.engine.style_transfer import networks
-from substyle.engine.style_transfer.networks import (
-    MULTISTYLE,
-    StyleNetwork,
-    model_bytes,
-    style_picture,
-    style_vector,
-)
+from substyle.engine.style_transfer.networks import MULTISTYLE, StyleNetwork, model_bytes, style_picture, style_vector
 
 openvino = pytest.importorskip("openvino")
 

@@ -9,13 +9,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score, roc_curve
 
 from substyle.engine.extensions.attack import detection as detection_module
-from substyle.engine.extensions.attack.detection import (
-    FALSE_POSITIVES,
-    detection,
-    fit_all,
-    fit_detector,
-    mahalanobis,
-)
+from substyle.engine.extensions.attack.detection import FALSE_POSITIVES, detection, fit_all, fit_detector, mahalanobis
 from substyle.errors import SubstyleError
 
 

@@ -12,11 +12,7 @@ from sklearn.linear_model import LogisticRegression
 from tests.conftest import slow_after
 from tests.engine.probes.conftest import Make, Quick, features_of
 
-from substyle.engine.extensions.extractability.codelength import (
-    Growing,
-    code_sizes,
-    grow,
-)
+from substyle.engine.extensions.extractability.codelength import Growing, code_sizes, grow
 from substyle.engine.probes.batches import Features
 from substyle.engine.probes.linear import fit_linear, training_rows_of
 from substyle.engine.probes.preconditioner import CovarianceBasis

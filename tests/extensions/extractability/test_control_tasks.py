@@ -9,10 +9,7 @@ import pytest
 from tests.engine.probes.conftest import Make, Quick, features_of
 
 from substyle.engine.extensions.extractability import control_tasks
-from substyle.engine.extensions.extractability.control_tasks import (
-    control,
-    shuffled,
-)
+from substyle.engine.extensions.extractability.control_tasks import control, shuffled
 from substyle.engine.probes.batches import Features
 from substyle.engine.probes.config import ProbeConfig
 from substyle.engine.probes.linear import Linear, fit_heads, fit_linear, training_rows_of
