@@ -17,12 +17,12 @@ import pyarrow.parquet as pq
 import pytest
 from tests.conftest import jpeg, photograph, setting, the_json
 
-from substyle.engine.backbones.runtimes.base import TorchModule
 from substyle.engine.cli import main
 from substyle.engine.commands import study as pipeline
 from substyle.engine.config import Study
 from substyle.engine.probes.config import ExpertConfig, ProbeConfig
 from substyle.engine.store.store import EmbeddingStore
+from substyle.engine.store.table import load_table
 from substyle.engine.study import outputs
 from substyle.pipelines.storage import ObjectPlace
 
@@ -101,26 +101,10 @@ def test_results_have_all_that_was_promised(finished: Path) -> None:
     assert results["backbones"]["control:random:test_efficientnet"]["gate"]["cosine_min"] > 0.999
     assert results["throughput"]["variants_per_s"] > 0
     assert results["comparisons"]
-
-
-def test_report_is_one_page_without_network(finished: Path) -> None:
-    page = (finished / "report.html").read_text()
-    assert "http://" not in page.replace("http://www.w3.org/", "")
-    assert "https://" not in page
-    assert "odd/broken.jpg" in page.replace("<wbr>", "")
+    assert "odd/broken.jpg" in (finished / "report.html").read_text().replace("<wbr>", "")
     for kind in ("csv", "tex"):
         assert list((finished / "tables").glob(f"*.{kind}"))
     assert len(list((finished / "gallery" / "0").glob("*.png"))) == 7
-
-
-@pytest.mark.slow
-def test_a_new_process_finds_all_complete(finished: Path) -> None:
-    study, photographs = finished.parent / "small.toml", finished.parent / "photographs"
-    arguments = ["run", str(study), "--images", str(photographs), "--out", str(finished), "--json", "--quiet"]
-    command = [sys.executable, "-m", "substyle.engine.cli", *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout)["images"] == 40
 
 
 def test_run_takes_photographs_without_a_study_file(
@@ -267,38 +251,14 @@ def test_predict(finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert "a folder" in capsys.readouterr().err
 
 
-def test_an_embedding_that_is_not_finite_is_quarantined(
-    finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for i in (60, 61):
-        (tmp_path / f"{i}.jpg").write_bytes(jpeg(photograph(i)))
-    call, infinite = TorchModule.__call__, np.array([[np.inf], [1]], np.float32)
-    monkeypatch.setattr(TorchModule, "__call__", lambda self, pixels: call(self, pixels) * infinite)
-    (probe,) = (finished / "probes").glob("control_pixels-*/class-linear.safetensors")
-    assert main(["predict", str(probe), str(tmp_path), "--json", "--quiet"]) == 0
-    answer = the_json(capsys)
-    assert [row["key"] for row in answer["predictions"]] == ["61.jpg"]
-    assert answer["quarantined"] == [{"key": "60.jpg", "reason": "its embedding is not finite"}]
-
-
 def test_embed_remembers_its_source(finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     store = tmp_path / "s.zarr"
     images = str(finished.parent / "photographs")
     first = ["embed", images, "--store", str(store), "--backbone", "control:pixels", "--suite", "mini5"]
     assert main([*first, *setting("canvas=64", "limit=8"), "--quiet", "--json"]) == 0
     assert the_json(capsys)["images"] == 8
-    again = [
-        "embed",
-        "--store",
-        str(store),
-        "--backbone",
-        "control:statistics",
-        "--set",
-        "limit=8",
-        "--quiet",
-        "--json",
-    ]
-    assert main(again) == 0
+    again = ["embed", "--store", str(store), "--backbone", "control:statistics", *setting("limit=8")]
+    assert main([*again, "--quiet", "--json"]) == 0
     assert the_json(capsys)["variants"] == 40
     assert main(["backbones", "--store", str(store), "--json"]) == 0
     assert [row["name"] for row in the_json(capsys)["backbones"]] == ["control:pixels", "control:statistics"]
@@ -323,9 +283,6 @@ def test_import(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         assert the_json(capsys) == {
             "store": str(store), "backbone": "import:mine", "images": 30, "transformations": 3, "dim": 6,
         }  # fmt: skip
-        from substyle.engine.store.store import EmbeddingStore
-        from substyle.engine.store.table import load_table
-
         table = load_table(EmbeddingStore.open(store), "import:mine")
         at = [rows.index((key, "jpeg")) for key in table.keys]
         np.testing.assert_array_equal(table.x_TND[table.transformations.index("jpeg")], x[at].astype(np.float16))
@@ -338,14 +295,11 @@ def test_import(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     ("arguments", "code", "message"),
     [
         (["run", "nothing.toml"], 2, "study: got 'nothing.toml'"),
-        (["embed", "nowhere", "--store", "s.zarr", "--backbone", "control:pixels"], 2, "a folder of images"),
         (["embed", "--store", "s.zarr", "--backbone", "control:pixels"], 2, "a folder of photographs"),
         (["stage", "probes", "nowhere.zarr"], 1, "nowhere.zarr"),
-        (["transforms", "--gallery", "x.png"], 2, "--image"),
         (["transforms", "--suite", "nothing"], 2, "substance31"),
         (["run", "demoo"], 2, "did you mean demo"),
         (["predict", "nothing.safetensors", "."], 1, "nothing.safetensors"),
-        (["compare", "a"], 1, "No such file"),
     ],
 )
 def test_errors_are_one_line_and_have_their_code(
@@ -361,20 +315,14 @@ def test_errors_are_one_line_and_have_their_code(
 
 
 @pytest.mark.parametrize(
-    ("words", "shown", "imported"),
-    [
-        (["--help"], "predict", []),
-        (["--version"], "substyle", []),
-        (["nothing"], "invalid choice", []),
-        (["embed", "--help"], "--set FIELD=VALUE", []),
-    ],
+    ("words", "shown"), [(["--help"], "predict"), (["nothing"], "invalid choice"), (["embed", "--help"], "--set FIELD")]
 )
-def test_help_and_usage_errors_import_nothing_heavy(words: list[str], shown: str, imported: list[str]) -> None:
+def test_help_and_usage_errors_import_nothing_heavy(words: list[str], shown: str) -> None:
     code = (
         f"import sys\nfrom substyle.engine.cli import main\ntry:\n    main({words})\nexcept SystemExit:\n    pass\n"
         "heavy = {'torch', 'nvidia', 'numpy', 'timm', 'zarr', 'openvino', 'faiss', 'pydantic'}\n"
         "print(sorted(set(sys.modules) & heavy))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip().splitlines()[-1] == str(imported)
+    assert done.stdout.strip().splitlines()[-1] == "[]"
     assert shown in done.stdout + done.stderr
