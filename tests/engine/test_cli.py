@@ -20,7 +20,7 @@ from tests.conftest import jpeg, photograph, setting, the_json
 from substyle.engine.cli import main
 from substyle.engine.commands import study as pipeline
 from substyle.engine.config import Study
-from substyle.engine.probes.config import ExpertConfig, ProbeConfig
+from substyle.engine.probes.config import ProbeConfig
 from substyle.engine.store.store import EmbeddingStore
 from substyle.engine.store.table import load_table
 from substyle.engine.study import outputs
@@ -115,8 +115,7 @@ def test_run_takes_photographs_without_a_study_file(
 
     def run_study(study: Study, out: Path, **more: object) -> dict[str, Any]:
         ran.append(study)
-        expert = ExpertConfig(doublings=1)
-        quick = ProbeConfig(mlp_steps=10, widths=(32,), resamples=2, redraws=2, expert=expert)
+        quick = ProbeConfig(heads=("linear",), tasks=("transformation",), resamples=0, redraws=0, rotate="none")
         study = dataclasses.replace(study, probes=quick, bootstrap=100)
         return run_whole(study, out, **more)  # type: ignore[arg-type]
 
@@ -173,15 +172,8 @@ def test_results_of_a_store_go_to_a_folder_of_its_name(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     store = shutil.copytree(finished / "store.zarr", tmp_path / "folder" / "store.zarr")
-    command = [
-        "stage",
-        "analysis,similarity",
-        str(store),
-        "--backbone",
-        "control:pixels",
-        "--study",
-        str(finished.parent / "small.toml"),
-    ]
+    study = ["--study", str(finished.parent / "small.toml")]
+    command = ["stage", "analysis,similarity", str(store), "--backbone", "control:pixels", *study]
     assert main([*command, "--quiet", "--json"]) == 0
     assert the_json(capsys)["out"] == "runs/store"
     assert main(["report", str(store), "--quiet", "--json"]) == 0
