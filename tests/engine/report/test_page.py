@@ -1,12 +1,12 @@
 import re
 import shutil
 import subprocess
-from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
+from tests.engine.report.html_page import Page
 from tests.engine.report.real import real_results, renamed, shortened
 
 from substyle.engine.report.data import show, show_interval
@@ -16,43 +16,8 @@ from substyle.engine.stages.results import validate_results
 from substyle.engine.study.report import write_report
 from substyle.errors import SubstyleError
 
-VOID = {"meta", "link", "img", "wbr", "br", "hr", "input", "line", "circle", "rect", "image", "polyline", "text"}
 FIGURES = "complexity map map_by_class movement overview parameters robustness shift similarity"
 EVIL = '<script>alert("x")</script>'
-
-
-class Page(HTMLParser):
-    """Collects tags and text, and checks that tags match."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.open: list[str] = []
-        self.seen: list[tuple[str, dict[str, str | None]]] = []
-        self.words: list[str] = []
-        self.feed(text)
-        assert self.open == []
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.seen.append((tag, dict(attrs)))
-        if tag not in VOID - {"text", "line", "circle", "rect", "image", "polyline"}:
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.seen.append((tag, dict(attrs)))
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open
-        assert self.open.pop() == tag, (tag, self.getpos())
-
-    def handle_data(self, data: str) -> None:
-        self.words.append(data)
-
-    def tags(self, name: str) -> list[dict[str, str | None]]:
-        return [attributes for tag, attributes in self.seen if tag == name]
-
-    @property
-    def text(self) -> str:
-        return " ".join("".join(self.words).split())
 
 
 def page_of(files: ReportFiles) -> Page:

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import timm
 import torch
 from tests.conftest import photograph
+from tests.engine.embedding.test_preflight import count
 
 from substyle.engine.backbones.export import Preprocessed
+from substyle.engine.config import BackboneChoice, Study
 from substyle.engine.extensions.attack.config import ATTACKS, AttackConfig
 from substyle.engine.extensions.attack.craft import Victim, Watched, craft, distances, squeeze
+from substyle.engine.extensions.attack.stage import check_attack
 from substyle.engine.probes.checkpoint import Probe
+from substyle.errors import ConfigError
 from substyle.kernels.probe_heads import Heads
 
 pytest.importorskip("torchattack")
@@ -91,3 +97,37 @@ def test_squeezing() -> None:
     single[0, 4, 4] = 255
     assert squeeze(single)["median"].max() == 0
     assert (squeeze(np.full_like(single, 7))["median"] == 7).all()
+
+
+def test_what_has_no_gradient_is_refused_by_name() -> None:
+    class Rounded(torch.nn.Module):
+        def forward(self, canvas_BSSC: torch.Tensor) -> torch.Tensor:
+            return canvas_BSSC.detach().mean((1, 2))
+
+    probe = Probe(Heads(torch.zeros(1, 2, 3), torch.zeros(1, 2)), {"canvas": 32})
+    for module, given in ((None, "a graph"), (Rounded(), "without gradient")):
+        with pytest.raises(ConfigError, match=rf"onnx:x\.onnx.*{given}.*torch network"):
+            Victim("onnx:x.onnx", module, probe)
+
+
+@pytest.mark.parametrize(
+    ("names", "attack", "field", "named"),
+    [
+        ("timm:a timm:a@layer=2 control:random:b", {}, "attacks", "'transfer'.*on timm:a$"),
+        ("timm:a onnx:b.onnx", {"backbones": ("timm:a", "onnx:b.onnx")}, "backbones", "'onnx:b.onnx'.*torch networks"),
+        ("timm:a timm:b", {"photographs": 9}, "attacks", "'9 labelled train photographs'"),
+        ("timm:a timm:b", {}, None, ""),
+        ("timm:a", {"attacks": ("fgsm", "transfer")}, None, ""),
+    ],
+)
+def test_attacks_that_nothing_can_make(names: str, attack: dict[str, Any], field: str | None, named: str) -> None:
+    """They are refused before anything is embedded."""
+    config = AttackConfig(**{"attacks": ("transfer",), **attack})
+    study = Study("s", tuple(BackboneChoice(name) for name in names.split()))
+    counts = count({"a": {"train": 10, "test": 10}, "b": {"train": 10, "test": 10}})
+    if field is None:
+        check_attack(study, config, counts)
+        return
+    with pytest.raises(ConfigError, match=named) as caught:
+        check_attack(study, config, counts)
+    assert caught.value.field == f"attack.{field}"

@@ -10,7 +10,6 @@ import re
 import tomllib
 from collections.abc import Iterator
 from functools import cache
-from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 from unittest.mock import Mock
@@ -18,6 +17,7 @@ from unittest.mock import Mock
 import pytest
 from PIL import Image
 from tests.conftest import the_json
+from tests.engine.report.html_page import Page
 from tests.engine.report.real import BACKBONE, NAMES
 from tests.extensions.site.test_directory import recorded, results, write_run
 
@@ -54,27 +54,9 @@ def shown(folder: Path, **changes: Any) -> Path:  # noqa: ANN401
     return run
 
 
-class Page(HTMLParser):
-    """Elements of a page, and its text."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.elements: list[tuple[str, dict[str, str]]] = []
-        self.text: list[str] = []
-        self.feed(text)
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.elements.append((tag, {name: value or "" for name, value in attrs}))
-
-    def handle_data(self, data: str) -> None:
-        self.text.append(data)
-
-    def of(self, tag: str) -> list[dict[str, str]]:
-        return [attributes for name, attributes in self.elements if name == tag]
-
-    def links(self) -> Iterator[str]:
-        for _, attributes in self.elements:
-            yield from (attributes[name] for name in ("href", "src") if name in attributes)
+def links(page: Page) -> Iterator[str | None]:
+    for _, attributes in page.seen:
+        yield from (attributes[name] for name in ("href", "src") if name in attributes)
 
 
 def pages(out: Path) -> dict[str, Page]:
@@ -94,7 +76,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_links_resolve_and_nothing_comes_from_elsewhere(built: Path) -> None:
     for name, page in pages(built).items():
-        for link in page.links():
+        for link in links(page):
             target, _, anchor = link.partition("#")
             if target == "data:,":
                 continue
@@ -102,14 +84,14 @@ def test_links_resolve_and_nothing_comes_from_elsewhere(built: Path) -> None:
             assert path.resolve().is_relative_to(built.resolve()), link
             assert path.is_file(), (name, link)
             assert not anchor or f'id="{anchor}"' in path.read_text(), (name, link)
-        assert not page.of("iframe")
-        assert all("src" not in script for script in page.of("script"))
+        assert not page.tags("iframe")
+        assert all("src" not in script for script in page.tags("script"))
 
 
 def test_the_policy_allows_the_one_script_and_no_other(built: Path) -> None:
     for path in built.rglob("*.html"):
         text = path.read_text()
-        (policy,) = (m["content"] for m in Page(text).of("meta") if m.get("http-equiv") == "Content-Security-Policy")
+        (policy,) = (m["content"] for m in Page(text).tags("meta") if m.get("http-equiv") == "Content-Security-Policy")
         scripts = re.findall(r"<script>(.*?)</script>", text, re.S)
         digests = [base64.b64encode(hashlib.sha256(script.encode()).digest()).decode() for script in scripts]
         assert re.findall(r"script-src '(.*?)'", policy) == [f"sha256-{digest}" for digest in digests]
@@ -130,7 +112,7 @@ def test_rows_that_must_not_be_compared_stand_apart_and_say_why(tmp_path: Path) 
     unknown = results(identity=None, **own)
     runs.append(write_run(tmp_path / "unknown", unknown))
     assert write_site(runs, tmp_path / "out").tables == 6
-    text = "".join(pages(tmp_path / "out")["index.html"].text)
+    text = pages(tmp_path / "out")["index.html"].text
     for reason in ("another seed", "another canvas", "another suite or other definitions", "other photographs"):
         assert re.search(rf"Not compared with table \d: {reason}\.", text), reason
     assert "not recorded: these rows of one study are compared with each other alone" in " ".join(text.split())
@@ -198,10 +180,10 @@ def test_names_are_escaped(tmp_path: Path) -> None:
     made["backbones"][HOSTILE]["transformation"]["linear"]["by_transformation"][HOSTILE] = 0.5
     write_site([write_run(tmp_path / "run", made)], tmp_path / "out")
     for name, page in pages(tmp_path / "out").items():
-        assert not page.of("img"), name
-        assert "onerror" not in [attribute for _, own in page.elements for attribute in own]
-        assert len(page.of("script")) == (name == "index.html")
-    assert HOSTILE in "".join(pages(tmp_path / "out")["index.html"].text).replace("\n", "")
+        assert not page.tags("img"), name
+        assert "onerror" not in [attribute for _, own in page.seen for attribute in own]
+        assert len(page.tags("script")) == (name == "index.html")
+    assert HOSTILE in pages(tmp_path / "out")["index.html"].text.replace("\n", "")
 
 
 def test_photographs_stay_out_if_asked(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -209,7 +191,7 @@ def test_photographs_stay_out_if_asked(tmp_path: Path, capsys: pytest.CaptureFix
     assert main(["share", "site", str(run), "--out", str(out), "--without-photographs", "--json"]) == 0
     assert the_json(capsys)["rows"] == len(NAMES)
     assert not list(out.rglob("*.jpg"))
-    assert not any(page.of("img") for page in pages(out).values())
+    assert not any(page.tags("img") for page in pages(out).values())
     assert "cat.jpg" not in "".join(path.read_text() for path in out.rglob("*.html"))
     assert main(["share", "site", str(run), "--out", str(out)]) == 0  # replaces the site
     assert len(list(out.rglob("*.jpg"))) == 3
@@ -224,8 +206,8 @@ def test_long_pages_lose_tables_and_long_boards_are_split(tmp_path: Path, monkey
     found = pages(tmp_path / "out")
     assert {"index.html", "index-2.html"} <= found.keys()
     assert max(path.stat().st_size for path in (tmp_path / "out").rglob("*.html")) <= 50_000
-    assert any("Left out, since pages have at most 2 MB" in "".join(page.text) for page in found.values())
-    links = {link for name in ("index.html", "index-2.html") for link in found[name].links() if "rows/" in link}
+    assert any("Left out, since pages have at most 2 MB" in page.text for page in found.values())
+    links = {link for name in ("index.html", "index-2.html") for link in links(found[name]) if "rows/" in link}
     assert len(links) == len(NAMES)
     monkeypatch.setattr(made_by, "MAX_PAGE", 1_000)
     with pytest.raises(SubstyleError, match="at most 1,000"):
