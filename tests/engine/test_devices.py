@@ -1,16 +1,20 @@
-"""Resolution of device and runtime, with and without GPUs and libraries."""
+"""Devices and runtimes, with and without GPUs and libraries; what a CUDA graph keeps."""
 
 from __future__ import annotations
 
 import importlib.util
 import sys
+import weakref
 from collections.abc import Callable
+from pathlib import Path
 from types import ModuleType, SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
+from tests.fake_graphs import FakeGPU, FakeGraphs, fake_gpu
 
-from substyle.engine import hardware
+from substyle.engine import cuda, hardware
 from substyle.engine.config import EmbedConfig
 from substyle.engine.devices import Target, resolve
 from substyle.errors import ConfigError
@@ -118,3 +122,67 @@ def test_auto_refuses_a_gpu_that_cannot_be_used(
         resolve()
     assert (caught.value.field, caught.value.given) == ("device", "auto")
     assert resolve("cpu") == resolve(runtime="openvino") == Target("cpu", "openvino")
+
+
+def test_the_driver_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Driver:
+        def __init__(self, names: list[bytes], code: int = 0) -> None:
+            self.names, self.code = names, code
+
+        def cuInit(self, flags: int) -> int:
+            return self.code
+
+        def cuDriverGetVersion(self, version: Any) -> None:  # noqa: ANN401
+            version._obj.value = 12080
+
+        def cuDeviceGetCount(self, count: Any) -> None:  # noqa: ANN401
+            count._obj.value = len(self.names)
+
+        def cuDeviceGet(self, device: Any, i: int) -> None:  # noqa: ANN401
+            device._obj.value = i
+
+        def cuDeviceGetName(self, name: Any, size: int, device: Any) -> None:  # noqa: ANN401
+            name.value = self.names[device.value]
+
+    def gpus(driver: Driver | None) -> hardware.Driver:
+        def load(name: str) -> Driver:
+            if driver is None:
+                raise OSError
+            return driver
+
+        monkeypatch.setattr(hardware.ctypes, "CDLL", load)
+        return hardware.driver.__wrapped__()
+
+    assert gpus(Driver([b"A", b"B"])) == hardware.Driver(("A", "B"), "", (12, 8))
+    failed = gpus(Driver([], code=100))
+    assert failed.gpus == ()
+    why = failed.no_gpu
+    assert why.startswith("no GPU: ")
+    assert why.endswith("(cuInit 100)")
+    assert gpus(Driver([])).no_gpu.startswith("no GPU: the NVIDIA driver")
+    assert gpus(None).no_gpu == "no GPU: no NVIDIA driver"
+    monkeypatch.setattr(hardware, "_LOADED", Path(__file__))
+    assert "libcuda.so.1" in gpus(None).no_gpu
+
+
+GPU: Any = FakeGPU()
+
+
+@pytest.fixture
+def graphs(monkeypatch: pytest.MonkeyPatch) -> FakeGraphs:
+    return fake_gpu(monkeypatch)
+
+
+def test_a_graph_keeps_what_its_function_reads(graphs: FakeGraphs) -> None:
+    """Whatever the caller keeps; probes' steps are in probes/test_replay.py."""
+    weights = torch.ones(3)
+    reference = weakref.ref(weights)
+
+    def captured(weights: torch.Tensor) -> cuda.Captured[torch.Tensor]:
+        return cuda.Captured(lambda stream: 2 * weights, GPU)
+
+    replay = captured(weights).replay
+    del weights
+    assert reference() is not None
+    assert replay().tolist() == [2, 2, 2]
+    assert graphs.replays == [1]

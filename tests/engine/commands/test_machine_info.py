@@ -1,4 +1,4 @@
-"""`substyle info` with and without GPUs, and the extra selected by `make`."""
+"""Commands on a machine with and without GPUs: `info`, `backbones`, the extra that `make` installs, the cache."""
 
 from __future__ import annotations
 
@@ -9,11 +9,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from tests.conftest import the_json
 
 from substyle.engine import cache
 from substyle.engine.cli import main
 from substyle.engine.commands import describe
 from substyle.engine.commands.describe import Machine, eight_bits, stages
+from substyle.pipelines.libraries.library import as_toml, shown
 
 ROOT = Path(__file__).parents[3]
 VERSIONS = {
@@ -190,3 +192,55 @@ def test_the_cache_is_measured_and_cleaned(
     assert (answer["cache_bytes"], answer["cache_removed"]) == (0, size)
     assert cache.read("gates/x.json") is None
     assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == ["thesis.tex"]
+
+
+def test_parameters_of_libraries_are_shown_as_in_suite_files() -> None:
+    values = as_toml(True), as_toml((0.8, [1, "a"])), as_toml({"a": False})
+    assert values == ("true", '[0.8, [1, "a"]]', "{a = false}")
+    parameters = {"p": as_toml(0.5), "hue": "", "flip": as_toml(False), "**": ""}
+    assert shown(parameters) == "p = 0.5, hue, flip = false"
+
+
+def test_presets_are_shown_and_searched(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["backbones", "--json"]) == 0
+    out, shown = capsys.readouterr()
+    listed = json.loads(out)
+    rows = {row["name"]: row for row in listed["presets"]}
+    assert {"mae:base", "clip:base", "supervised:base", "can:base"} <= set(rows)
+    assert {key: rows["mae:base"][key] for key in ("architecture", "dim", "side", "licence")} == {
+        "architecture": "vit_base_patch16_224.mae",
+        "dim": 768,
+        "side": 224,
+        "licence": "cc-by-nc-4.0",
+    }
+    assert all({"pooling", "mean", "std", "weights", "about"} <= set(row) for row in rows.values())
+    line = next(line for line in shown.splitlines() if line.startswith("siglip:large ") and " 256 px " in line)
+    assert all(word in line for word in ("1024", "0.5/0.5", "siglip_256.webli", "apache-2.0"))
+    assert main(["backbones", "--search", "dinov3", "--json"]) == 0
+    assert {"dinov3:base", "timm:vit_base_patch16_dinov3.lvd1689m"} <= set(the_json(capsys)["names"])
+
+
+@pytest.fixture(autouse=True)
+def own(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    monkeypatch.setenv("SUBSTYLE_CACHE", str(tmp_path))
+    return tmp_path
+
+
+def damages(path: Path) -> list[bytes]:
+    """Kinds of damage: truncation, a flipped bit, an empty file, a file of an older version."""
+    whole = path.read_bytes()
+    flipped = bytearray(whole)
+    flipped[-1] ^= 1
+    return [whole[:-1], whole[: len(whole) // 2], whole[:9], b"", bytes(flipped), whole[40:], b"x" * len(whole)]
+
+
+def test_a_damaged_entry_is_made_anew_and_said(own: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    cache.fetch("a/b", lambda: b"what it is" * 10)
+    whole = (own / "a/b").read_bytes()
+    for damaged in damages(own / "a/b"):
+        (own / "a/b").write_bytes(damaged)
+        assert cache.fetch("a/b", lambda: b"what it is" * 10) == b"what it is" * 10
+        assert "a/b: checksum mismatch" in capsys.readouterr().err
+        assert (own / "a/b").read_bytes() == whole
+    assert cache.read("a/b") is not None
+    assert capsys.readouterr().err == ""

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -11,12 +9,6 @@ import pytest
 from tests.conftest import jpeg, photograph
 
 import substyle
-from substyle.errors import ConfigError
-
-
-def test_importing_it_loads_no_library_of_arrays() -> None:
-    code = "import sys, substyle; dir(substyle); print([m for m in ('numpy', 'torch') if m in sys.modules])"
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
 
 
 def test_every_public_name_is_importable_and_documented() -> None:
@@ -40,12 +32,3 @@ def test_embed_open_and_load(tmp_path: Path) -> None:
     assert np.asarray(table.x_TND).shape == (2, 4, 768)
     again = substyle.embed(*given, transformations=names, canvas=64)
     np.testing.assert_array_equal(substyle.load_table(again, "control:pixels").x_TND, table.x_TND)
-
-
-def test_lists() -> None:
-    assert [d["name"] for d in substyle.transformations("identity,jpeg")] == ["identity", "jpeg"]
-    assert len(substyle.transformations()) == 31
-    assert {"mae:base", "package:clip_vit_b16"} <= set(substyle.backbones())
-    with pytest.raises(ConfigError) as caught:
-        substyle.transformations("jpg")
-    assert caught.value.field == "suite"

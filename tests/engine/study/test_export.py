@@ -13,7 +13,6 @@ from tests.engine.store.test_store import FOUND, make, note, rows
 
 from substyle import files
 from substyle.engine.store.importer import import_store
-from substyle.engine.store.layout import StoreError
 from substyle.engine.store.lock import hold
 from substyle.engine.store.store import EmbeddingStore
 from substyle.engine.store.table import load_table
@@ -180,18 +179,10 @@ def test_folders_of_others_are_refused(store: EmbeddingStore, tmp_path: Path) ->
     export(store, out, to="parquet", quiet=True)
     with pytest.raises(ConfigError, match="a parquet export"):
         export(store, out, to="numpy", quiet=True)
-    other, _ = make(tmp_path / "other.zarr", images=10)
-    write(other, range(3))
-    with pytest.raises(ConfigError, match=other.uuid):
-        export(other, out, to="parquet", quiet=True)
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.tex").touch()
     with pytest.raises(ConfigError, match="other files"):
         export(store, tmp_path / "mine", to="parquet", quiet=True)
-    with pytest.raises(ConfigError, match="parquet, numpy, huggingface"):
-        export(store, tmp_path / "new", to="csv", quiet=True)
-    with pytest.raises(StoreError, match="no backbone"):
-        export(store, tmp_path / "new", to="parquet", backbones=["nobody"], quiet=True)
 
 
 def test_pandas(store: EmbeddingStore) -> None:

@@ -117,18 +117,12 @@ def endpoint(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
 
 
 def test_report_tables_and_probes_are_uploaded_and_embeddings_stay(run: Path, endpoint: str) -> None:
-    assert hub.push(run, REPO, private=True).endswith("/commit/abc")
+    assert main(["share", "push", str(run), "--repo", REPO, "--private"]) == 0
     assert Hub.created.get("private") or Hub.created["visibility"] == "private"  # by version of the client
-    kept = {"README.md", "results.json", "report.html", "tables/overview.csv", PROBE}
-    assert set(Hub.files) == kept
+    rows = {row.path: row.text() for row in rows_of_run(run)}
+    assert set(Hub.files) == {"README.md", "results.json", "report.html", "tables/overview.csv", PROBE, *rows}
     assert Hub.files["README.md"] == (run / "README.md").read_bytes()
+    assert rows
+    assert all(Hub.files[name].decode() == text for name, text in rows.items())
     with pytest.raises(ConfigError, match="--repo"):
         hub.push(run, "a/b/c")
-
-
-@pytest.mark.usefixtures("endpoint")
-def test_the_command_uploads_the_rows_of_the_run(run: Path) -> None:
-    assert main(["share", "push", str(run), "--repo", REPO]) == 0
-    rows = {row.path: row.text() for row in rows_of_run(run)}
-    assert rows
-    assert {name: data.decode() for name, data in Hub.files.items() if name.startswith("results/")} == rows

