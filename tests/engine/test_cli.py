@@ -1,12 +1,10 @@
 from __future__ import annotations
 
 import dataclasses
-import io
 import json
 import shutil
 import subprocess
 import sys
-import tarfile
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +22,6 @@ from substyle.engine.probes.config import ProbeConfig
 from substyle.engine.store.store import EmbeddingStore
 from substyle.engine.store.table import load_table
 from substyle.engine.study import outputs
-from substyle.pipelines.storage import ObjectPlace
 
 STUDY = """
 name = "small"
@@ -181,43 +178,6 @@ def test_results_of_a_store_go_to_a_folder_of_its_name(
     outputs.claim(tmp_path / "folder", store, EmbeddingStore.open(store).uuid)  # as a run does
     assert main([*command, "--quiet", "--json"]) == 0
     assert the_json(capsys)["out"] == str(tmp_path / "folder")
-
-
-@pytest.mark.slow
-def test_a_study_whose_store_and_shards_lie_in_a_bucket(
-    two_classes: Path, tmp_path: Path, bucket: ObjectPlace, capsys: pytest.CaptureFixture[str]
-) -> None:
-    shards = tmp_path / "shards.tar"
-    with tarfile.open(shards, "w") as tar:
-        for path in sorted(two_classes.rglob("*.jpg")):
-            tar.add(path, path.name)
-            label = path.parent.name.encode()
-            about = tarfile.TarInfo(path.with_suffix(".cls").name)
-            about.size = len(label)
-            tar.addfile(about, io.BytesIO(label))
-    (bucket / "shards.tar").write(shards.read_bytes())
-    study = tmp_path / "small.toml"
-    one = STUDY.replace(', { name = "control:random:test_efficientnet", precision = "fp32" }', "")
-    results = []
-    ways = {"disk": (str(shards), str(tmp_path / "s.zarr")), "bucket": (f"{bucket}/shards.tar", f"{bucket}/s.zarr")}
-    for name, (images, store) in ways.items():
-        study.write_text(one.replace("[splits]", f'images = "{images}"\nstore = "{store}"\n[splits]'))
-        out = tmp_path / name
-        assert main(["run", str(study), "--out", str(out), "--quiet", "--json"]) == 0
-        assert the_json(capsys)["store"] == store
-        assert main(["verify", store, "--quiet"]) == 0
-        for stage in (("stage", "probes"), ("stage", "analysis,similarity"), ("report",)):
-            assert main([*stage, store, "--out", str(out), "--study", str(study), "--quiet"]) == 0
-        capsys.readouterr()
-        found = json.loads((out / "results.json").read_text())
-        for backbone in found["backbones"].values():
-            assert set(backbone.pop("cost")) == {"store_bytes", "device_hours"}
-        places = ("throughput", "environment", "created", "seconds", "stamps", "checksum")
-        results.append({key: value for key, value in found.items() if key not in places})
-    stores = [found.pop("identity") for found in results]
-    assert stores[0]["photographs"] == stores[1]["photographs"]
-    assert results[0] == results[1]
-    assert str(results[1]["images"]) == "40"
 
 
 def test_predict(finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -207,12 +207,8 @@ def test_presets_are_shown_and_searched(capsys: pytest.CaptureFixture[str]) -> N
     listed = json.loads(out)
     rows = {row["name"]: row for row in listed["presets"]}
     assert {"mae:base", "clip:base", "supervised:base", "can:base"} <= set(rows)
-    assert {key: rows["mae:base"][key] for key in ("architecture", "dim", "side", "licence")} == {
-        "architecture": "vit_base_patch16_224.mae",
-        "dim": 768,
-        "side": 224,
-        "licence": "cc-by-nc-4.0",
-    }
+    expected = {"architecture": "vit_base_patch16_224.mae", "dim": 768, "side": 224, "licence": "cc-by-nc-4.0"}
+    assert rows["mae:base"].items() >= expected.items()
     assert all({"pooling", "mean", "std", "weights", "about"} <= set(row) for row in rows.values())
     line = next(line for line in shown.splitlines() if line.startswith("siglip:large ") and " 256 px " in line)
     assert all(word in line for word in ("1024", "0.5/0.5", "siglip_256.webli", "apache-2.0"))
@@ -220,27 +216,17 @@ def test_presets_are_shown_and_searched(capsys: pytest.CaptureFixture[str]) -> N
     assert {"dinov3:base", "timm:vit_base_patch16_dinov3.lvd1689m"} <= set(the_json(capsys)["names"])
 
 
-@pytest.fixture(autouse=True)
-def own(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+def test_a_damaged_entry_is_made_anew_and_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setenv("SUBSTYLE_CACHE", str(tmp_path))
-    return tmp_path
-
-
-def damages(path: Path) -> list[bytes]:
-    """Kinds of damage: truncation, a flipped bit, an empty file, a file of an older version."""
-    whole = path.read_bytes()
-    flipped = bytearray(whole)
-    flipped[-1] ^= 1
-    return [whole[:-1], whole[: len(whole) // 2], whole[:9], b"", bytes(flipped), whole[40:], b"x" * len(whole)]
-
-
-def test_a_damaged_entry_is_made_anew_and_said(own: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    cache.fetch("a/b", lambda: b"what it is" * 10)
-    whole = (own / "a/b").read_bytes()
-    for damaged in damages(own / "a/b"):
-        (own / "a/b").write_bytes(damaged)
-        assert cache.fetch("a/b", lambda: b"what it is" * 10) == b"what it is" * 10
+    entry, content = tmp_path / "a" / "b", b"what it is" * 10
+    cache.fetch("a/b", lambda: content)
+    whole = entry.read_bytes()
+    for damaged in (whole[:-1], b"", whole[:-1] + bytes([whole[-1] ^ 1]), whole[40:]):
+        entry.write_bytes(damaged)
+        assert cache.fetch("a/b", lambda: content) == content
         assert "a/b: checksum mismatch" in capsys.readouterr().err
-        assert (own / "a/b").read_bytes() == whole
+        assert entry.read_bytes() == whole
     assert cache.read("a/b") is not None
     assert capsys.readouterr().err == ""

@@ -56,15 +56,6 @@ def test_a_small_backbone_waits_for_the_host() -> None:
     assert wider.hours == pytest.approx(wider.store_bytes / 0.41e9 / 3600)
 
 
-def test_transformations_of_libraries_are_named_and_not_counted() -> None:
-    alone, beside = (
-        plan(["control:pixels"], 1000, suite=suite) for suite in ("mini5", "mini5+torchvision:ColorJitter")
-    )
-    assert (alone.not_counted, beside.not_counted) == ([], ["torchvision.ColorJitter"])
-    assert beside.variants == alone.variants + 1
-    assert beside.variant_hours == alone.variant_hours
-
-
 def test_each_claim_says_its_width_or_what_it_needs() -> None:
     found = {each.claim: each for each in forecasts(suite("substance31"), 100, 3)}
     assert list(found) == ["C1, C3", "C2", "C4", "C6"]

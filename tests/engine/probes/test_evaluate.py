@@ -10,16 +10,6 @@ from substyle.engine.probes.resampling import DIFFERENCE, Resampled, by_class, r
 from substyle.engine.results.statistics import MARGIN
 
 
-def test_values_are_plain_means() -> None:
-    rng = np.random.default_rng(0)
-    score = (rng.random((4, 50)) < 0.6).astype(np.float32)
-    score[1, :20] = np.nan
-    resampled = resample(score, 100, 0)
-    np.testing.assert_allclose(resampled.value_T, np.nanmean(score, axis=1), rtol=1e-6)
-    weighted = resampled.mean(np.array([1.0, 3.0, 0.0, 0.0]))
-    assert weighted.value == pytest.approx((resampled.value_T[0] + 3 * resampled.value_T[1]) / 4)
-
-
 def test_the_interval_covers_the_truth_as_often_as_it_says() -> None:
     """About 95 % of the intervals of 400 simulated test sets with varying difficulty contain the true accuracy."""
     rng = np.random.default_rng(5)

@@ -140,22 +140,11 @@ def test_figures_for_papers(full: ReportFiles) -> None:
 # ---- in a browser, where there is one ----
 
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
-FLAGS = [
-    "--headless",
-    "--hide-scrollbars",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    "--allow-file-access-from-files",
-    "--virtual-time-budget=5000",
-    "--enable-logging=stderr",
-    "--v=0",
-    "--dump-dom",
-]
+FLAGS = (
+    "--headless --hide-scrollbars --no-sandbox --disable-gpu --disable-quic --no-first-run "
+    "--disable-background-networking --disable-component-update --disable-sync --allow-file-access-from-files "
+    "--virtual-time-budget=5000 --enable-logging=stderr --v=0 --dump-dom"
+)
 
 
 def measured(html: Path, width: int, script: str, fragment: str = "") -> list[str]:
@@ -166,7 +155,7 @@ def measured(html: Path, width: int, script: str, fragment: str = "") -> list[st
         <pre id=o></pre><script>f.onload = () => setTimeout(() => {{ const d = f.contentDocument; {script};
           o.textContent = 'MEASURED ' + found.join(' ') + ' END'; }}, 100)</script>"""
     )
-    command = [str(CHROMIUM), *FLAGS, f"--user-data-dir={html.parent / 'profile'}", wrapper.as_uri()]
+    command = [str(CHROMIUM), *FLAGS.split(), f"--user-data-dir={html.parent / 'profile'}", wrapper.as_uri()]
     done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120)
     assert "CONSOLE" not in done.stderr
     (text,) = re.findall(r"<pre id=.o.>MEASURED (.*?) ?END", done.stdout)

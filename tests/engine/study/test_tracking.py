@@ -76,21 +76,3 @@ def test_a_tracker_that_fails_warns_once_and_the_run_goes_on(
     monkeypatch.setattr(Recorder, "init", lambda self, **_: sys.exit(3))
     study("trackio", tmp_path, real_results())
     assert "SystemExit(3)" in capsys.readouterr().err
-
-
-def test_a_run_that_fails_is_not_shown_as_finished(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    codes = []
-
-    def finish(exit_code: int) -> None:
-        codes.append(exit_code)
-
-    library = ModuleType("wandb")
-    library.__spec__ = SimpleNamespace()  # type: ignore[assignment]
-    run = SimpleNamespace(finish=finish, log=lambda values: None)
-    monkeypatch.setattr(library, "init", lambda **_: run, raising=False)
-    monkeypatch.setitem(sys.modules, "wandb", library)
-    with tracked(TrackConfig(to="wandb"), "run 1", {}, tmp_path):
-        pass
-    with pytest.raises(OSError, match="full"), tracked(TrackConfig(to="wandb"), "run 2", {}, tmp_path):
-        raise OSError("disk is full")
-    assert codes == [0, 1]
