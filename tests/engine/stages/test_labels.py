@@ -14,7 +14,6 @@ from tests.tables import table_of
 
 from substyle.engine.probes.config import ExpertConfig, ProbeConfig
 from substyle.engine.stages.labels import LabelsConfig, labels
-from substyle.engine.stages.labels.scores import Values
 from substyle.engine.store.layout import TEST, TRAIN
 from substyle.engine.store.table import EmbeddingTable
 from substyle.errors import ConfigError
@@ -136,24 +135,8 @@ def test_groups_do_not_straddle_training_and_test() -> None:
     assert (grouped["unit"], before["unit"]) == ("patient", "photograph")
 
 
-def test_bins_of_few_numbers_and_of_words() -> None:
-    table, site_N = some()
-    config = config_of("x", bins={"x": 4})
-    usable_N = np.ones(len(table.keys), np.bool_)
-    two = dict(zip(table.keys, (site_N % 2).astype(str).tolist(), strict=True))
-    assert set(Values.of(table, two, usable_N, "x", config).names) == {"up to 0", "above 0, up to 1"}
-    large = {key: str(1_700_000_000_000 + 10 * (i % 40)) for i, key in enumerate(table.keys)}
-    assert len(Values.of(table, large, usable_N, "x", config).names) == 4
-    one = dict.fromkeys(table.keys, "7")
-    assert Values.of(table, one, usable_N, "x", config).names == ("up to 7",)
-    with pytest.raises(ConfigError, match=r"bins.*numbers, not '"):
-        Values.of(table, named(table, site_N), usable_N, "x", config)
-    with pytest.raises(ConfigError, match="not in numbers"):
-        config_of("x", bins={"x": 4}, numbers=("x",))
-
-
 def test_which_labels_are_numbers() -> None:
-    table, site_N = some()
+    table, _ = some()
     few, many = ({key: str(i % k) for i, key in enumerate(table.keys)} for k in (4, 40))
     words = {**many, table.keys[0]: "unknown"}
 
@@ -164,9 +147,11 @@ def test_which_labels_are_numbers() -> None:
     assert kind(few, numbers=("x",)) == "number"
     assert kind(many) == "number"
     assert kind(words, min_images=2) == "class"
+    assert kind(many, bins={"x": 4}) == "class"
+    with pytest.raises(ConfigError, match=r"bins.*numbers, not '"):
+        kind(words, bins={"x": 4})
     with pytest.raises(ConfigError, match="numbers, not 'unknown'"):
         kind(words, numbers=("x",))
-    assert site_N.max() == 2
 
 
 def test_classes_within_and_across_values_agree_with_scikit_learn() -> None:

@@ -159,23 +159,6 @@ def test_its_results_are_typed_and_compared(
         compare_results([("a", results), ("b", other)], folder / "compared")
 
 
-@pytest.mark.parametrize(
-    ("table", "field"),
-    [
-        ("[dimension]\nimage = 8", "dimension"),
-        ("[mistakes]\nshown = 8", "mistakes"),  # a stage of the package without settings
-        ("[stages.dimension]\nimages = 8", "stages"),
-    ],
-)
-def test_wrong_tables_are_refused_by_name(
-    folder: Path, two_classes: Path, capsys: pytest.CaptureFixture[str], table: str, field: str
-) -> None:
-    text = STUDY.partition("[probes]")[0]
-    text = text + table if table.startswith("[") else f"{table}\n{text}"
-    (folder / "study.toml").write_text(text)
-    assert run(folder, two_classes, capsys, code=2)["error"]["field"].startswith(field)
-
-
 @pytest.mark.parametrize("name", ["probes", "canvas", "Mine", "", "sensitivity", "claims", "copy"])
 def test_taken_and_invalid_names_are_refused(name: str) -> None:
     class Other(JsonStage[Study]):

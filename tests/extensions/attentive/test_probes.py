@@ -13,7 +13,6 @@ from tests.engine.store.test_store import FOUND, facts, make, note
 from torch import nn
 from torch.nn.functional import adaptive_avg_pool2d, cross_entropy, scaled_dot_product_attention
 
-from substyle.engine.backbones import registry
 from substyle.engine.backbones.families import open_clip, timm
 from substyle.engine.backbones.spec import Readout
 from substyle.engine.extensions.attentive.config import AttentiveConfig
@@ -24,7 +23,6 @@ from substyle.engine.extensions.attentive.stage import attentive
 from substyle.engine.probes.dataset import over
 from substyle.engine.store.store import EmbeddingStore
 from substyle.engine.store.table import EmbeddingTable, load_table, open_table
-from substyle.errors import ConfigError
 from substyle.kernels.probe_heads import Term
 from substyle.kernels.probe_step import forward, step
 
@@ -146,18 +144,6 @@ def test_tokens_of_open_clip_towers() -> None:
         tower.output_tokens = True  # type: ignore[assignment]
         _, patches = tower(x)
     torch.testing.assert_close(tokens[:, 1:], patches)
-
-
-def test_a_grid_needs_a_map_of_its_size() -> None:
-    context = registry.LoadContext(160, 1, 0)
-    with pytest.raises(ConfigError, match="0 to 5, the side of the map"):
-        registry.load("tokens:6:control:random:test_resnet", context)
-    for name in ("control:pixels", "control:random:test_vit@layer=1,module=ffn"):
-        with pytest.raises(ConfigError, match="a network with a map of features"):
-            registry.load(f"tokens:2:{name}", context)
-    for name in ("tokens:x:control:pixels", "tokens:2", "tokens:2:tokens:2:control:pixels"):
-        with pytest.raises(ConfigError, match="tokens:<side of the grid"):
-            registry.check_name(name)
 
 
 class Reference(nn.Module):

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from scipy.optimize import minimize
 from scipy.stats import spearmanr
 from sklearn.metrics.pairwise import cosine_similarity
 from tests.tables import table_of
 
-from substyle.engine.extensions.movement.stage import MovementConfig, movement, radius
+from substyle.engine.extensions.movement.stage import MovementConfig, movement
 from substyle.engine.probes.outcomes import ProbeOutcome
 from substyle.engine.results.statistics import correlation_interval
 from substyle.engine.store.layout import TEST
@@ -80,11 +79,3 @@ def test_correlations_agree_with_scipy_and_intervals_are_the_wider() -> None:
         assert own["spearman"]["high"] >= high
     assert found["measures"]["sensitivity"]["spearman"]["value"] > 0.8
     assert (found["images"], found["transformations"], found["units"]) == (120, 12, 12)
-
-
-@pytest.mark.parametrize("count", [2, 3, 8])
-def test_the_radius_is_that_of_the_smallest_ball(count: int) -> None:
-    points = np.random.default_rng(count).normal(size=(count, 4))
-    best = minimize(lambda c: np.linalg.norm(points - c, axis=1).max(), points.mean(axis=0), method="Nelder-Mead")
-    assert radius(points) == pytest.approx(best.fun, rel=0.02)
-    assert radius(points[:1]) == 0.0
