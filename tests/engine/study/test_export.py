@@ -1,4 +1,4 @@
-"""Exports hold the numbers of the store, are resumed, and notice when the store changes."""
+"""The functions of the package; exports hold the numbers of the store, are resumed, and notice when it changes."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from tests.conftest import slow_after
+from tests.conftest import jpeg, photograph, slow_after
 from tests.engine.store.test_store import FOUND, make, note, rows
 
+import substyle
 from substyle import files
 from substyle.engine.store.importer import import_store
 from substyle.engine.store.lock import hold
@@ -194,3 +195,26 @@ def test_pandas(store: EmbeddingStore) -> None:
     images = store.to_pandas()
     assert images["key"].tolist() == [f"{i}.jpg" for i in range(10)]
     assert images["class"].tolist() == ["cat", "dog"] * 5
+
+
+def test_every_public_name_is_importable_and_documented() -> None:
+    for name in substyle.__all__:
+        assert getattr(substyle, name).__doc__, name
+    with pytest.raises(AttributeError, match="nothing"):
+        substyle.nothing  # noqa: B018
+
+
+def test_embed_open_and_load(tmp_path: Path) -> None:
+    for n in range(4):
+        folder = tmp_path / "photographs" / "ab"[n % 2]
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / f"{n}.jpg").write_bytes(jpeg(photograph(n)))
+    names = ["identity", "grayscale"]
+    given = (tmp_path / "photographs", tmp_path / "s.zarr", ["control:pixels"])
+    store = substyle.embed(*given, transformations=names, canvas=64)
+    assert [entry.name for entry in store.backbones()] == ["control:pixels"]
+    table = substyle.load_table(substyle.open_store(tmp_path / "s.zarr"), "control:pixels")
+    assert table.transformations == ("identity", "grayscale")
+    assert np.asarray(table.x_TND).shape == (2, 4, 768)
+    again = substyle.embed(*given, transformations=names, canvas=64)
+    np.testing.assert_array_equal(substyle.load_table(again, "control:pixels").x_TND, table.x_TND)

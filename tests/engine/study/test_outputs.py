@@ -1,9 +1,12 @@
-"""What a run writes and says: reports, cards and predictions, what its settings cost, and the time that is left."""
+"""What a run writes and says: reports, cards and predictions; costs of settings, progress, traces and the time left."""
 
 from __future__ import annotations
 
 import dataclasses
 import errno
+import io
+import json
+import sys
 from pathlib import Path
 from unittest.mock import Mock
 
@@ -13,6 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 from tests.engine.report.real import real_results
 
+from substyle.engine import observability
 from substyle.engine.cli import main
 from substyle.engine.embedding.preflight import SplitCounts
 from substyle.engine.study import runner
@@ -161,3 +165,28 @@ def test_parts_take_as_long_per_embedding_as_in_the_last_run(clock: list[float])
         assert again.left("probes b", 1.0) == "whole run: more than 01:00 left"
     with again.during(REPORT):
         assert again.left("gallery", None) == "whole run: 00:20 left"
+
+
+def test_the_trace_is_one_that_viewers_open() -> None:
+    with observability.recording() as recorded, observability.span("embed", "decode", 2):
+        pass
+    (event,) = json.loads(recorded.to_json())["traceEvents"]
+    assert (event["ph"], event["name"], event["cat"], event["args"]["items"]) == ("X", "decode", "embed", 2)
+    assert event["ts"] >= 0
+    assert event["dur"] >= 0
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_a_stage_shows_what_it_does_between_items(monkeypatch: pytest.MonkeyPatch, terminal: bool) -> None:
+    """A backbone may be prepared for minutes before the first item is finished."""
+    out = Terminal() if terminal else io.StringIO()
+    monkeypatch.setattr(sys, "stderr", out)
+    monkeypatch.setattr(observability, "_LINE_EVERY_S", 0.0)
+    with observability.stage("prepare", 2, "backbones") as bar:
+        bar.note("gate: bf16, 16 of 124 pictures")
+        assert "16 of 124 pictures" in out.getvalue()
