@@ -1,12 +1,10 @@
 from __future__ import annotations
 
 import dataclasses
-import io
 import json
 import shutil
 import subprocess
 import sys
-import tarfile
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +15,13 @@ import pyarrow.parquet as pq
 import pytest
 from tests.conftest import jpeg, photograph, setting, the_json
 
-from substyle.engine.backbones.runtimes.base import TorchModule
 from substyle.engine.cli import main
 from substyle.engine.commands import study as pipeline
 from substyle.engine.config import Study
-from substyle.engine.probes.config import ExpertConfig, ProbeConfig
+from substyle.engine.probes.config import ProbeConfig
 from substyle.engine.store.store import EmbeddingStore
+from substyle.engine.store.table import load_table
 from substyle.engine.study import outputs
-from substyle.pipelines.storage import ObjectPlace
 
 STUDY = """
 name = "small"
@@ -101,26 +98,10 @@ def test_results_have_all_that_was_promised(finished: Path) -> None:
     assert results["backbones"]["control:random:test_efficientnet"]["gate"]["cosine_min"] > 0.999
     assert results["throughput"]["variants_per_s"] > 0
     assert results["comparisons"]
-
-
-def test_report_is_one_page_without_network(finished: Path) -> None:
-    page = (finished / "report.html").read_text()
-    assert "http://" not in page.replace("http://www.w3.org/", "")
-    assert "https://" not in page
-    assert "odd/broken.jpg" in page.replace("<wbr>", "")
+    assert "odd/broken.jpg" in (finished / "report.html").read_text().replace("<wbr>", "")
     for kind in ("csv", "tex"):
         assert list((finished / "tables").glob(f"*.{kind}"))
     assert len(list((finished / "gallery" / "0").glob("*.png"))) == 7
-
-
-@pytest.mark.slow
-def test_a_new_process_finds_all_complete(finished: Path) -> None:
-    study, photographs = finished.parent / "small.toml", finished.parent / "photographs"
-    arguments = ["run", str(study), "--images", str(photographs), "--out", str(finished), "--json", "--quiet"]
-    command = [sys.executable, "-m", "substyle.engine.cli", *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout)["images"] == 40
 
 
 def test_run_takes_photographs_without_a_study_file(
@@ -131,8 +112,7 @@ def test_run_takes_photographs_without_a_study_file(
 
     def run_study(study: Study, out: Path, **more: object) -> dict[str, Any]:
         ran.append(study)
-        expert = ExpertConfig(doublings=1)
-        quick = ProbeConfig(mlp_steps=10, widths=(32,), resamples=2, redraws=2, expert=expert)
+        quick = ProbeConfig(heads=("linear",), tasks=("transformation",), resamples=0, redraws=0, rotate="none")
         study = dataclasses.replace(study, probes=quick, bootstrap=100)
         return run_whole(study, out, **more)  # type: ignore[arg-type]
 
@@ -141,13 +121,7 @@ def test_run_takes_photographs_without_a_study_file(
     monkeypatch.chdir(tmp_path)
     (tmp_path / "my.pictures").symlink_to(finished.parent / "photographs")
     backbones = ["--backbone", "control:pixels", "--backbone", "control:statistics"]
-    asked = [
-        "--suite",
-        "identity,grayscale,jpeg",
-        *setting("seed=3", "canvas=64", "limit=24"),
-        "--device",
-        "cpu",
-    ]
+    asked = ["--suite", "identity,grayscale,jpeg", *setting("seed=3", "canvas=64", "limit=24"), "--device", "cpu"]
     command = ["my.pictures/", *backbones, *asked, "--quiet", "--json"]
     assert main(["run", *command]) == 0
     answer = the_json(capsys)
@@ -195,15 +169,8 @@ def test_results_of_a_store_go_to_a_folder_of_its_name(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     store = shutil.copytree(finished / "store.zarr", tmp_path / "folder" / "store.zarr")
-    command = [
-        "stage",
-        "analysis,similarity",
-        str(store),
-        "--backbone",
-        "control:pixels",
-        "--study",
-        str(finished.parent / "small.toml"),
-    ]
+    study = ["--study", str(finished.parent / "small.toml")]
+    command = ["stage", "analysis,similarity", str(store), "--backbone", "control:pixels", *study]
     assert main([*command, "--quiet", "--json"]) == 0
     assert the_json(capsys)["out"] == "runs/store"
     assert main(["report", str(store), "--quiet", "--json"]) == 0
@@ -211,46 +178,6 @@ def test_results_of_a_store_go_to_a_folder_of_its_name(
     outputs.claim(tmp_path / "folder", store, EmbeddingStore.open(store).uuid)  # as a run does
     assert main([*command, "--quiet", "--json"]) == 0
     assert the_json(capsys)["out"] == str(tmp_path / "folder")
-
-
-@pytest.mark.slow
-def test_a_study_whose_store_and_shards_lie_in_a_bucket(
-    two_classes: Path, tmp_path: Path, bucket: ObjectPlace, capsys: pytest.CaptureFixture[str]
-) -> None:
-    shards = tmp_path / "shards.tar"
-    with tarfile.open(shards, "w") as tar:
-        for path in sorted(two_classes.rglob("*.jpg")):
-            tar.add(path, path.name)
-            label = path.parent.name.encode()
-            about = tarfile.TarInfo(path.with_suffix(".cls").name)
-            about.size = len(label)
-            tar.addfile(about, io.BytesIO(label))
-    (bucket / "shards.tar").write(shards.read_bytes())
-    study = tmp_path / "small.toml"
-    one = STUDY.replace(', { name = "control:random:test_efficientnet", precision = "fp32" }', "")
-    results = []
-    ways = {
-        "disk": (str(shards), str(tmp_path / "s.zarr")),
-        "bucket": (f"{bucket}/shards.tar", f"{bucket}/s.zarr"),
-    }
-    for name, (images, store) in ways.items():
-        study.write_text(one.replace("[splits]", f'images = "{images}"\nstore = "{store}"\n[splits]'))
-        out = tmp_path / name
-        assert main(["run", str(study), "--out", str(out), "--quiet", "--json"]) == 0
-        assert the_json(capsys)["store"] == store
-        assert main(["verify", store, "--quiet"]) == 0
-        for stage in (("stage", "probes"), ("stage", "analysis,similarity"), ("report",)):
-            assert main([*stage, store, "--out", str(out), "--study", str(study), "--quiet"]) == 0
-        capsys.readouterr()
-        found = json.loads((out / "results.json").read_text())
-        for backbone in found["backbones"].values():
-            assert set(backbone.pop("cost")) == {"store_bytes", "device_hours"}
-        places = ("throughput", "environment", "created", "seconds", "stamps", "checksum")
-        results.append({key: value for key, value in found.items() if key not in places})
-    stores = [found.pop("identity") for found in results]
-    assert stores[0]["photographs"] == stores[1]["photographs"]
-    assert results[0] == results[1]
-    assert str(results[1]["images"]) == "40"
 
 
 def test_predict(finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -276,38 +203,14 @@ def test_predict(finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert "a folder" in capsys.readouterr().err
 
 
-def test_an_embedding_that_is_not_finite_is_quarantined(
-    finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for i in (60, 61):
-        (tmp_path / f"{i}.jpg").write_bytes(jpeg(photograph(i)))
-    call, infinite = TorchModule.__call__, np.array([[np.inf], [1]], np.float32)
-    monkeypatch.setattr(TorchModule, "__call__", lambda self, pixels: call(self, pixels) * infinite)
-    (probe,) = (finished / "probes").glob("control_pixels-*/class-linear.safetensors")
-    assert main(["predict", str(probe), str(tmp_path), "--json", "--quiet"]) == 0
-    answer = the_json(capsys)
-    assert [row["key"] for row in answer["predictions"]] == ["61.jpg"]
-    assert answer["quarantined"] == [{"key": "60.jpg", "reason": "its embedding is not finite"}]
-
-
 def test_embed_remembers_its_source(finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     store = tmp_path / "s.zarr"
     images = str(finished.parent / "photographs")
     first = ["embed", images, "--store", str(store), "--backbone", "control:pixels", "--suite", "mini5"]
     assert main([*first, *setting("canvas=64", "limit=8"), "--quiet", "--json"]) == 0
     assert the_json(capsys)["images"] == 8
-    again = [
-        "embed",
-        "--store",
-        str(store),
-        "--backbone",
-        "control:statistics",
-        "--set",
-        "limit=8",
-        "--quiet",
-        "--json",
-    ]
-    assert main(again) == 0
+    again = ["embed", "--store", str(store), "--backbone", "control:statistics", *setting("limit=8")]
+    assert main([*again, "--quiet", "--json"]) == 0
     assert the_json(capsys)["variants"] == 40
     assert main(["backbones", "--store", str(store), "--json"]) == 0
     assert [row["name"] for row in the_json(capsys)["backbones"]] == ["control:pixels", "control:statistics"]
@@ -332,9 +235,6 @@ def test_import(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         assert the_json(capsys) == {
             "store": str(store), "backbone": "import:mine", "images": 30, "transformations": 3, "dim": 6,
         }  # fmt: skip
-        from substyle.engine.store.store import EmbeddingStore
-        from substyle.engine.store.table import load_table
-
         table = load_table(EmbeddingStore.open(store), "import:mine")
         at = [rows.index((key, "jpeg")) for key in table.keys]
         np.testing.assert_array_equal(table.x_TND[table.transformations.index("jpeg")], x[at].astype(np.float16))
@@ -347,14 +247,11 @@ def test_import(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     ("arguments", "code", "message"),
     [
         (["run", "nothing.toml"], 2, "study: got 'nothing.toml'"),
-        (["embed", "nowhere", "--store", "s.zarr", "--backbone", "control:pixels"], 2, "a folder of images"),
         (["embed", "--store", "s.zarr", "--backbone", "control:pixels"], 2, "a folder of photographs"),
         (["stage", "probes", "nowhere.zarr"], 1, "nowhere.zarr"),
-        (["transforms", "--gallery", "x.png"], 2, "--image"),
         (["transforms", "--suite", "nothing"], 2, "substance31"),
         (["run", "demoo"], 2, "did you mean demo"),
         (["predict", "nothing.safetensors", "."], 1, "nothing.safetensors"),
-        (["compare", "a"], 1, "No such file"),
     ],
 )
 def test_errors_are_one_line_and_have_their_code(
@@ -370,27 +267,14 @@ def test_errors_are_one_line_and_have_their_code(
 
 
 @pytest.mark.parametrize(
-    ("words", "shown", "imported"),
-    [
-        (["--help"], "predict", []),
-        (["--version"], "substyle", []),
-        (["nothing"], "invalid choice", []),
-        (["embed", "--help"], "--set FIELD=VALUE", []),
-    ],
+    ("words", "shown"), [(["--help"], "predict"), (["nothing"], "invalid choice"), (["embed", "--help"], "--set FIELD")]
 )
-def test_help_and_usage_errors_import_nothing_heavy(words: list[str], shown: str, imported: list[str]) -> None:
+def test_help_and_usage_errors_import_nothing_heavy(words: list[str], shown: str) -> None:
     code = (
         f"import sys\nfrom substyle.engine.cli import main\ntry:\n    main({words})\nexcept SystemExit:\n    pass\n"
         "heavy = {'torch', 'nvidia', 'numpy', 'timm', 'zarr', 'openvino', 'faiss', 'pydantic'}\n"
         "print(sorted(set(sys.modules) & heavy))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip().splitlines()[-1] == str(imported)
+    assert done.stdout.strip().splitlines()[-1] == "[]"
     assert shown in done.stdout + done.stderr
-
-
-def test_dashes_that_end_the_options_are_given_once(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as stop:
-        main(["stage", "a", "--", "--"])
-    assert stop.value.code == 2
-    assert "argument --: expected at most once" in capsys.readouterr().err

@@ -36,30 +36,16 @@ def test_shipped_studies_are_valid(path: Path) -> None:
         ("", "name", None),
         ('name = "x"\nbackbones = []', "backbones", []),
         (SMALL + "seed = '1'", "seed", "1"),
-        (SMALL + "seed = true", "seed", True),
-        (SMALL + "seed = 1.0", "seed", 1.0),
         (SMALL + "seed = -1", "seed", -1),
         (SMALL + "suite = 2026-01-01", "suite", datetime.date(2026, 1, 1)),
-        (SMALL + "canvas = 225", "canvas", 225),
-        (SMALL + "gallery = 5", "gallery", 5),
-        (SMALL + 'orientation = "up"', "orientation", "up"),
-        (SMALL + 'style_precision = "int8"', "style_precision", "int8"),
-        (SMALL + "[embed]\nbatch = 0", "embed.batch", 0),
         (SMALL + "[embed]\nshard_rows = 3", "embed.shard_rows", 3),
-        (SMALL + '[embed]\nprecision = "fp4"', "embed.precision", "fp4"),
-        (SMALL + '[probes]\nCs = ["a"]', "probes.Cs[0]", "a"),
         (SMALL + "[probes]\nCs = [1, 0.0]", "probes.Cs[1]", 0.0),
         (SMALL + "[probes.expert]\ndropout = inf", "probes.expert.dropout", math.inf),
-        (SMALL + "[probes]\nrotate = 1", "probes.rotate", 1),
         (SMALL + "[analysis]\nks = [5, 1]", "analysis.ks", [5, 1]),
         (SMALL + "[splits]\ntrain = 0.9", "splits", [0.9, 0.15, 0.2]),
         (SMALL + '[source]\nkind = "zip"', "source.kind", "zip"),
-        (SMALL + '[source]\nkind = "tar"\nsynsets = "x"', "source.synsets", Path("x")),
-        (SMALL + "embed = 3", "embed", 3),
-        (SMALL + "shift = [1]", "shift", [1]),
         (SMALL + "shift.a = 1", "shift.a", 1),
         (SMALL + "plugins = ['p.py', 1]", "plugins[1]", 1),
-        ('name = "x"\nbackbones = "timm:x"', "backbones", "timm:x"),
         ('name = "x"\nbackbones = [{ name = "a", precision = "fp4" }]', "backbones[0].precision", "fp4"),
     ],
 )
@@ -69,12 +55,6 @@ def test_bad_fields_are_named(tmp_path: Path, text: str, field: str, given: obje
     assert (caught.value.field, caught.value.given) == (field, given)
     assert type(caught.value.given) is type(given)
     assert caught.value.exit_code == 2
-
-
-def test_no_toml(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError) as caught:
-        load_study(study(tmp_path, "name = "))
-    assert caught.value.field == "study"
 
 
 def test_the_schema_that_editors_read_is_that_of_the_code() -> None:
@@ -94,11 +74,7 @@ def test_the_schema_describes_every_field() -> None:
 
 MOVED = {
     "probes.tolerance": "probes.expert.tolerance",
-    "probes.rotate_controls": "probes.rotate",
     "probes.seed": "seed of the whole study",
-    "analysis.device": "device of the whole study",
-    "embed.threads": "threads of the whole study",
-    "parameters.bootstrap": "bootstrap of the whole study",
     "attentive.steps": "probes.mlp_steps",
     "probes.token_heads": "attentive",
 }

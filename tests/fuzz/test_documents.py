@@ -324,11 +324,11 @@ def results(*names: str) -> dict[str, Any]:
 
 def contents(whole: dict[str, Any]) -> st.SearchStrategy[bytes]:
     """Spoilt results; one part of a backbone, or the rest of the file, so that every part is met often."""
-    backbone = whole["backbones"]["net"]
+    name, backbone = next(iter(whole["backbones"].items()))
     rest = {**whole, "backbones": {}}
 
     def with_part(key: str, part: Any) -> bytes:  # noqa: ANN401
-        backbones = {**whole["backbones"], "net": {**backbone, key: part}}
+        backbones = {**whole["backbones"], name: {**backbone, key: part}}
         return written({**whole, "backbones": backbones})
 
     def with_rest(changed_rest: Any) -> bytes:  # noqa: ANN401

@@ -1,8 +1,22 @@
+"""Geometry of embeddings, maps, clusters, and the photographs that they are of."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
 import numpy as np
 import pytest
+from sklearn.manifold import trustworthiness
+from sklearn.metrics import normalized_mutual_info_score
 from sklearn.metrics.pairwise import paired_cosine_distances
+from tests.tables import table_of, with_copies
 
-from substyle.engine.analysis import geometry
+from substyle.engine.analysis import geometry, neighbors, run
+from substyle.engine.analysis.projection import SIDE, embedding_map
+from substyle.engine.config import AnalysisConfig
+from substyle.engine.store.layout import TEST, TRAIN, VAL
+from substyle.engine.store.table import EmbeddingTable
 
 
 def normal(seed: int, *shape: int) -> np.ndarray:
@@ -15,12 +29,6 @@ def plain_ridge(x: np.ndarray, y: np.ndarray, new: np.ndarray, strength: float) 
     mean_x, mean_y = x.mean(axis=0), y.mean(axis=0)
     a = (x - mean_x).T @ (x - mean_x) + strength * np.eye(x.shape[1])
     return (new - mean_x) @ np.linalg.solve(a, (x - mean_x).T @ (y - mean_y)) + mean_y
-
-
-def test_cosines_equal_the_formula() -> None:
-    a, b = normal(0, 20, 7), normal(1, 20, 7)
-    expected = (a * b).sum(1) / np.linalg.norm(a, axis=1) / np.linalg.norm(b, axis=1)
-    assert geometry.cosines(a, b) == pytest.approx(expected, abs=1e-6)
 
 
 def test_sensitivity_equals_scikit_learn_and_does_not_see_a_cone() -> None:
@@ -80,8 +88,69 @@ def test_steerability_equals_choosing_a_strength_by_hand(train: int) -> None:
     assert steer(x, y, fit, choose, score) == pytest.approx(expected, abs=1e-3)
 
 
-def test_steerability_without_images_or_spread_is_unknown() -> None:
-    x, constant = normal(18, 10, 4), np.ones((10, 4), np.float32)
-    assert steer(x, x, slice(0, 8), slice(8, 10), slice(10, 10)) is None
-    assert steer(x, x, slice(0, 8), slice(8, 8), slice(8, 10)) is None
-    assert steer(constant, constant, slice(0, 6), slice(6, 8), slice(8, 10)) is None
+def test_unrelated_labelings_have_no_ami_however_many_clusters() -> None:
+    rng = np.random.default_rng(0)
+    a, b = rng.integers(0, 60, 300), rng.integers(0, 60, 300)
+    assert normalized_mutual_info_score(a, b) > 0.5
+    assert abs(neighbors.adjusted_mutual_information(a, b)) < 0.05
+
+
+def test_of_near_duplicates_one_is_drawn() -> None:
+    t = table_of(np.zeros((1, 60, 4)), ["identity"], first_N=np.arange(60) // 3 * 3, label_N=np.zeros(60, np.int64))
+    assert geometry.draw_images(t, np.arange(60)[::-1], 60, 0).tolist() == list(range(0, 60, 3))
+    assert geometry.draw_images(t, np.array([4, 5, 8]), 60, 0).tolist() == [4, 8]
+    drawn = geometry.draw_images(t, np.arange(60), 7, 0)
+    assert len(drawn) == len(set((drawn // 3).tolist())) == 7
+    labelled = replace(t, label_N=np.arange(60) % 3 // 2)  # the third of each group has another label
+    assert geometry.draw_images(labelled, np.arange(60), 60, 0).tolist() == [n for n in range(60) if n % 3 != 1]
+
+
+def table(images: int = 90, style: float = 1.0, variants: int = 5, width: int = 16) -> EmbeddingTable:
+    """Embedding = class + photograph + style + noise, each a random direction."""
+    rng = np.random.default_rng(0)
+    label = np.arange(images) % 3
+    photograph = rng.normal(size=(3, width))[label] + 0.5 * rng.normal(size=(images, width))
+    styles = style * rng.normal(size=(variants, 1, width))
+    styles[0] = 0
+    x_TND = photograph + styles + 0.3 * rng.normal(size=(variants, images, width))
+    split_N = np.array([TRAIN, TRAIN, VAL, TEST, TEST])[np.arange(images) % 5].astype(np.int8)
+    return table_of(x_TND, ["identity", *(f"t{i}" for i in range(1, variants))], split_N=split_N)
+
+
+def test_neighbours_on_the_map_are_neighbours_among_the_embeddings(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("substyle.engine.analysis.projection.POINTS", 100)
+    drawn, config = table(style=3.0), AnalysisConfig()
+    found = embedding_map(drawn, geometry.query_rows(drawn, config.max_queries, 0), config)["map"]
+    place_R2 = np.stack([found["x"], found["y"]], axis=1)
+    assert (place_R2.min(), place_R2.max()) == (0, SIDE)
+    assert place_R2.min(axis=0) + place_R2.max(axis=0) == pytest.approx(SIDE, abs=1)
+    assert trustworthiness(geometry.query_rows(drawn, 100, 0).x_RD, place_R2, n_neighbors=5) > 0.9
+
+
+def analyze(t: EmbeddingTable, **settings: object) -> dict[str, Any]:
+    return run.analyze(t, AnalysisConfig(**settings), quiet=True)
+
+
+@pytest.mark.slow
+def test_intervals_over_folders_are_wider_where_photographs_of_one_are_alike() -> None:
+    """Ten copies of each photograph per folder: same estimates, wider intervals."""
+    t = table()
+    apart, together = (analyze(with_copies(t, 10), resample_by=by) for by in ("photograph", "folder"))
+    assert together["sampled"]["resample_by"] == "folder"
+    for measure in ("steerability", "retrieval"):
+        assert together[measure] == apart[measure]
+    for name in ("same_image", "same_transformation", "both", "neither"):
+        assert together["balance"][name]["value"] == apart["balance"][name]["value"]
+    for measure in ("sensitivity", "equivariance"):
+        assert together[measure].keys() == apart[measure].keys() == set(t.transformations[1:])
+        for wide, narrow in zip(together[measure].values(), apart[measure].values(), strict=True):
+            assert wide["value"] == narrow["value"]
+            assert wide["high"] - wide["low"] > 2 * (narrow["high"] - narrow["low"])
+            assert (wide["unit"], narrow["unit"]) == ("folder", "photograph")
+            assert narrow["n"] == 10 * wide["n"]
+
+
+@pytest.mark.parametrize("split", [TRAIN, TEST])
+def test_one_photograph_has_no_distances(split: int) -> None:
+    answer = analyze(replace(table(images=1), split_N=np.array([split], np.int8)))
+    assert [answer[name]["t1"] for name in ("steerability", "equivariance", "sensitivity")] == [None] * 3

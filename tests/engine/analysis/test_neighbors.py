@@ -1,5 +1,13 @@
+"""k-NN, balance and retrieval against plain loops, on a GPU that is faked too."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import faiss
 import numpy as np
 import pytest
+import torch
 
 from substyle.engine.analysis import neighbors
 from substyle.engine.analysis.geometry import SampledRows, unit
@@ -72,3 +80,18 @@ def test_balance_and_retrieval_equal_plain_loops() -> None:
         assert recall["image"][str(k)] == pytest.approx(np.mean(same))
         other = [any(style[j] == style[i] and image[j] != image[i] for j in found[i, :k]) for i in range(90)]
         assert recall["transformation"][str(k)] == pytest.approx(np.mean(other))
+
+
+def test_arrays_are_searched_on_the_gpu_that_is_given(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls, on_cpu = [], faiss.knn
+
+    def knn_gpu(resources: object, query: np.ndarray, bank: np.ndarray, k: int, **how: Any) -> Any:  # noqa: ANN401
+        calls.append((resources, k, how["metric"], how["device"]))
+        return on_cpu(query, bank, k, metric=how["metric"])
+
+    monkeypatch.setattr(faiss, "knn_gpu", knn_gpu, raising=False)
+    monkeypatch.setattr(neighbors, "gpu_resources", lambda: "resources")
+    query, bank = (rows(np.random.default_rng(0), count).x_RD for count in (5, 40))
+    found = neighbors.search(query, bank, 7, torch.device("cuda", 1))
+    assert calls == [("resources", 7, faiss.METRIC_INNER_PRODUCT, 1)]
+    np.testing.assert_array_equal(found, brute_force(query, bank, 7))

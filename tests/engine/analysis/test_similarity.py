@@ -1,16 +1,19 @@
-"""CKA and RSA of backbones against direct formulas."""
+"""CKA and RSA of backbones against direct formulas, and rank correlations against SciPy."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 from scipy.spatial.distance import pdist
-from scipy.stats import spearmanr
+from scipy.stats import kendalltau, spearmanr
 from tests.conftest import slow_after
+from tests.tables import table_of
 
+from substyle.engine.analysis.robustness import Replicates, rank_correlations, robustness
 from substyle.engine.analysis.similarity import similarity
 from substyle.engine.config import AnalysisConfig
-from substyle.engine.store.layout import TEST
+from substyle.engine.extensions.claims.claims import FEWEST_CORRELATED
+from substyle.engine.probes.resampling import BootstrapResult
 from substyle.engine.store.table import EmbeddingTable
 
 T = 7
@@ -21,22 +24,9 @@ def fewer(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("substyle.engine.analysis.similarity.RESAMPLES", 100)
 
 
-def table(name: str, x_TND: np.ndarray, *, indistinct: bool = True) -> EmbeddingTable:
-    images = x_TND.shape[1]
-    distinct = np.ones(x_TND.shape[:2], np.bool_)
-    distinct[3:4, ::5] = not indistinct
-    return EmbeddingTable(
-        backbone=name,
-        x_TND=x_TND.astype(np.float32),
-        transformations=("identity", *(f"t{i}" for i in range(1, len(x_TND)))),
-        kind=("identity",) + ("c",) * (len(x_TND) - 1),
-        roles=("train",) * len(x_TND),
-        keys=tuple(f"{i}.jpg" for i in range(images)),
-        label_N=np.full(images, -1),
-        class_names=(),
-        split_N=np.full(images, TEST, np.int8),
-        distinct_TN=distinct,
-    )
+def table(name: str, x_TND: np.ndarray, **changes: object) -> EmbeddingTable:
+    names = ["identity", *(f"t{i}" for i in range(1, len(x_TND)))]
+    return table_of(x_TND, names, (0, 0, x_TND.shape[1]), backbone=name, **changes)
 
 
 def related(seed: int, images: int, noise: float) -> tuple[np.ndarray, np.ndarray]:
@@ -79,7 +69,7 @@ def song_cka(x: np.ndarray, y: np.ndarray) -> float:
 
 def test_one_variant_of_each_photograph_gives_the_formula_of_song() -> None:
     x, y = related(0, 30, 2.0)
-    tables = [table("a", x[:1], indistinct=False), table("b", y[:1], indistinct=False)]
+    tables = [table("a", x[:1]), table("b", y[:1])]
     pair = similarity(tables, AnalysisConfig(), quiet=True)["pairs"]["a"]["b"]
     assert pair["cka"]["value"] == pytest.approx(song_cka(x[0], y[0]), abs=1e-5)
     assert pair["rsa_offsets"] is None
@@ -88,9 +78,12 @@ def test_one_variant_of_each_photograph_gives_the_formula_of_song() -> None:
 @pytest.mark.parametrize("by", slow_after(1, ["photograph", "folder"]))
 def test_measures_equal_direct_formulas(by: str) -> None:
     x, y = related(0, 9, 2.0)
-    a, b = table("a", x), table("b", y)
-    folders = tuple(f"{i % 9}/{i}.jpg" for i in range(9))
-    a, b = (EmbeddingTable(**{**vars(each), "keys": folders}) for each in (a, b))
+    distinct = np.ones((T, 9), np.bool_)
+    distinct[3, ::5] = False
+    a, b = (
+        table(name, each, distinct_TN=distinct, keys=tuple(f"{i}/{i}.jpg" for i in range(9)))
+        for name, each in (("a", x), ("b", y))
+    )
     found = similarity([a, b], AnalysisConfig(resample_by=by), quiet=True)
     pair = found["pairs"]["a"]["b"]
     rows = a.distinct_TN
@@ -110,13 +103,33 @@ def test_measures_equal_direct_formulas(by: str) -> None:
         assert (pair[name]["n"], pair[name]["unit"]) == (9, by)
 
 
-def test_equal_embeddings_are_similar_and_unrelated_ones_are_not() -> None:
+def test_rank_correlations_are_those_of_scipy() -> None:
     rng = np.random.default_rng(0)
-    x, other = rng.normal(size=(2, T, 40, 200))
-    rotation = np.linalg.qr(rng.normal(size=(200, 200)))[0]
-    tables = [table("x", x), table("rotated", 7 * x @ rotation + 2), table("other", other)]
-    pairs = similarity(tables, AnalysisConfig(), quiet=True)["pairs"]
-    same, unrelated = pairs["x"]["rotated"], (pairs["x"]["other"], pairs["rotated"]["other"])
-    assert (same["cka"]["value"], same["rsa"]["value"]) == (pytest.approx(1, abs=1e-4), pytest.approx(1, abs=1e-3))
-    for pair in unrelated:  # plain CKA would be 0.58 for 280 rows of 200 numbers
-        assert abs(pair["cka"]["value"]) < 0.05
+    x_RK, y_RK = rng.integers(0, 6, size=(2, 20, 9)).astype(float)  # with ties
+    rho_R, tau_R = rank_correlations(x_RK, y_RK)
+    for r in range(20):
+        assert rho_R[r] == pytest.approx(spearmanr(x_RK[r], y_RK[r]).statistic)
+        assert tau_R[r] == pytest.approx(kendalltau(x_RK[r], y_RK[r]).statistic)
+    assert np.isnan(rank_correlations(np.ones((1, 4)), np.arange(4.0)[None])).all()
+
+
+def points(count: int, noise: float = 0.01) -> dict[str, Replicates]:
+    rng = np.random.default_rng(1)
+
+    def estimate(value: float) -> BootstrapResult:
+        return BootstrapResult(value, value + noise * rng.normal(size=300))
+
+    order = rng.permutation(count)
+    return {
+        f"net{k}": Replicates(
+            estimate(0.1 * k), {"night": estimate(0.1 * k), "sketches": estimate(0.05 * float(order[k]))}
+        )
+        for k in range(count)
+    }
+
+
+def test_few_backbones_have_no_correlation_but_their_numbers() -> None:
+    (*_, row) = robustness(points(FEWEST_CORRELATED - 1))
+    assert row["spearman"] is row["kendall"] is None
+    assert len(row["backbones"]) == FEWEST_CORRELATED - 1
+    assert robustness({}) == []

@@ -13,7 +13,6 @@ from tests.engine.embedding.test_run import PIXELS, folder, plan
 from substyle.engine.cli import main
 from substyle.engine.config import BackboneChoice
 from substyle.engine.embedding.run import embed
-from substyle.engine.store.layout import StoreSettings
 from substyle.engine.store.store import EmbeddingStore
 from substyle.pipelines.transforms.registry import suite
 
@@ -56,43 +55,18 @@ def test_a_finished_store(tmp_path: Path, two_classes: Path, capsys: pytest.Capt
     assert len(answer.pop("photographs")) == 16
     (source,) = answer.pop("sources")
     assert (source["name"], source["kind"], source["root"], source["images"]) == ("", "folder", str(two_classes), 40)
-    assert answer == {
-        "store": str(store),
-        "uuid": EmbeddingStore.open(store).uuid,
-        "damaged": False,
-        "bytes": sum(path.stat().st_size for path in store.rglob("c.*")),
-        "seed": 0,
-        "canvas": 64,
-        "dtype": "float16",
-        "codec": "none",
-        "orientation": "ignore",
-        "style_precision": "bf16",
-        "crop_pct": 0.875,
-        "shard_rows": 8,
-        "images": 40,
-        "classes": {"number": 2, "first": ["even", "odd"]},
-        "duplicates": 0,
-        "moved": 0,
-        "quarantined": 0,
-        "transformations": list(suite("mini5")),
-        "complete": True,
-    }
-    entry = EmbeddingStore.open(store).backbone("control:pixels")
-    assert pixels == {
-        "name": "control:pixels",
-        "dim": 768,
-        "runtime": entry.facts["runtime"]["name"],
-        "precision": "fp32",
-        "device": entry.facts["runtime"].get("device"),
-        "executed": None,
-        "rounded": [],
-        "weights": entry.facts["spec"]["weights"],
-        "transformations": list(suite("mini5")),
-        "bytes": 5 * (5 * (8 * 768 * 2 + 4) + 5 * 16 + 4),
-        "embeddings": {"done": 200, "total": 200},
-        "shards": {"finished": 5, "total": 5},
-        "complete": True,
-    }
+    expected = {"store": str(store), "uuid": EmbeddingStore.open(store).uuid, "damaged": False, "complete": True}
+    expected |= {"bytes": sum(path.stat().st_size for path in store.rglob("c.*")), "shard_rows": 8, "seed": 0}
+    expected |= {"canvas": 64, "dtype": "float16", "codec": "none", "orientation": "ignore", "crop_pct": 0.875}
+    expected |= {"style_precision": "bf16", "transformations": list(suite("mini5")), "images": 40}
+    expected |= {"classes": {"number": 2, "first": ["even", "odd"]}, "duplicates": 0, "moved": 0, "quarantined": 0}
+    assert answer == expected
+    facts = EmbeddingStore.open(store).backbone("control:pixels").facts
+    expected = {"name": "control:pixels", "dim": 768, "precision": "fp32", "executed": None, "rounded": []}
+    expected |= {"runtime": facts["runtime"]["name"], "device": facts["runtime"].get("device"), "complete": True}
+    expected |= {"weights": facts["spec"]["weights"], "transformations": list(suite("mini5"))}
+    expected |= {"bytes": 5 * (5 * (8 * 768 * 2 + 4) + 5 * 16 + 4), "embeddings": {"done": 200, "total": 200}}
+    assert pixels == expected | {"shards": {"finished": 5, "total": 5}}
     assert (statistics["name"], statistics["complete"]) == ("control:statistics", True)
     assert f"source           {two_classes} (folder, 40 images)" in lines
     assert "classes          2: even, odd" in lines
@@ -141,15 +115,3 @@ def test_quarantined_and_near_duplicates_are_counted(tmp_path: Path, capsys: pyt
     assert any(
         f"(12 near-duplicates of others, {answer['moved']} of them moved to another split)" in line for line in lines
     )
-
-
-def test_a_store_that_is_only_begun(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    store = EmbeddingStore.create(tmp_path / "s.zarr", StoreSettings(7, 64, 8, "float32"))
-    answer, lines = info(tmp_path / "s.zarr", capsys)
-    assert (answer["images"], answer["bytes"], answer["backbones"], answer["complete"]) == (0, 0, [], False)
-    assert (answer["sources"], answer["seed"], answer["dtype"]) == ([], 7, "float32")
-    assert "backbones        0" in lines
-    spec, runtime = {"weights": "w", "weights_hash": "h"}, {"name": "r", "precision": "fp32"}
-    store.ensure_backbone({"name": "x", "dim": 4, "spec": spec, "runtime": runtime})
-    (backbone,) = info(tmp_path / "s.zarr", capsys)[0]["backbones"]
-    assert (backbone["embeddings"], backbone["complete"]) == ({"done": 0, "total": 0}, False)

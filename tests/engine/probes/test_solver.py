@@ -10,8 +10,9 @@ import torch
 from numpy.typing import NDArray
 from sklearn.linear_model import LogisticRegression
 from tests.engine.probes.conftest import CPU
+from tests.tables import table_of
 
-from substyle.engine.probes import batches, training_rows
+from substyle.engine.probes import batches
 from substyle.engine.probes.batches import Features
 from substyle.engine.probes.dataset import standard_of
 from substyle.engine.probes.objective import Block, Objective, StoredObjective
@@ -19,7 +20,6 @@ from substyle.engine.probes.preconditioner import CovarianceBasis, CovarianceMet
 from substyle.engine.probes.solver import Fit, fit
 from substyle.engine.probes.tasks import Task, transformation_task
 from substyle.engine.probes.training_rows import TrainingRows
-from substyle.engine.store.layout import TEST, TRAIN, VAL
 from substyle.engine.store.table import EmbeddingTable
 from substyle.kernels import split_products
 
@@ -29,28 +29,14 @@ NAMES = ("identity", "a", "b", "c")
 PENALTY, AGREE = 1e-2, 1.5e-3
 
 
-def make(images: int = 60, width: int = 12, spread: float = 1.0, seed: int = 0) -> EmbeddingTable:
+def make(images: int = 60, width: int = 12) -> EmbeddingTable:
     """Embeddings with transformation and class signal, and features of very different variance."""
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(0)
     label_N = np.arange(images) % 3
     x_TND = rng.normal(size=(len(NAMES), images, width)) + 0.8 * rng.normal(size=(len(NAMES), 1, width))
     x_TND += rng.normal(size=(3, width))[label_N]
-    x_TND *= np.logspace(0, -2 * spread, width)
-    split_N = np.full(images, TRAIN, np.int8)
-    split_N[images * 6 // 10 :], split_N[images * 8 // 10 :] = VAL, TEST
-    return EmbeddingTable(
-        backbone="x",
-        x_TND=(x_TND @ rng.normal(size=(width, width))).astype(np.float16),
-        transformations=NAMES,
-        kind=("identity", "blur", "blur", "noise"),
-        roles=("train",) * 4,
-        keys=tuple(f"{i}.jpg" for i in range(images)),
-        label_N=label_N.astype(np.int64),
-        class_names=("u", "v", "w"),
-        split_N=split_N,
-        distinct_TN=np.ones((len(NAMES), images), np.bool_),
-        content_N2=None,
-    )
+    x_TND *= np.logspace(0, -2, width)
+    return table_of((x_TND @ rng.normal(size=(width, width))).astype(np.float16), NAMES, (36, 12, 12))
 
 
 def features_of(table: EmbeddingTable, task: Task, dtype: torch.dtype = torch.float32) -> Features:
@@ -99,30 +85,6 @@ def test_as_scikit_learn(kept: int, monkeypatch: pytest.MonkeyPatch) -> None:
         assert np.abs(found[1] - bias).max() < 2e-3 * max(np.abs(bias).max(), 0.1)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_kept_rows_are_those_that_are_gathered(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
-    """In blocks of which the last is shorter, for weighted photographs, projected or not."""
-    monkeypatch.setattr(training_rows, "_ON_CPU", (1 << 13, 8 * 50))
-    monkeypatch.setattr(training_rows, "_LEAST_ROWS", 50)
-    table = make()
-    task = transformation(table)
-    times_KN = np.random.default_rng(1).integers(0, 3, (2, 60)).astype(float)
-    for features in (features_of(table, task, dtype), features_of(table, task, dtype).projected(5, 0)):
-        found = []
-        for most in (0, 1 << 30):
-            monkeypatch.setattr(batches, "KEPT", most)
-            rows = TrainingRows(features, task, np.ones((2, 4)), times_KN)
-            assert (rows.x_RD is None) == (most == 0)
-            metric = CovarianceMetric.of(CovarianceBasis.of(rows), 4, np.array([0.1, 1e-3]))
-            metric = metric.double() if dtype == torch.float64 else metric
-            one = Objective(rows, features, metric)
-            assert [len(x_BD) for x_BD, *_ in one._blocks()] == ([50, 50, 50] if most == 0 else [50, 50, 44])
-            u_KP = torch.randn(2, 4 * (features.width + 1), generator=torch.Generator().manual_seed(0))
-            found.append(one(u_KP.to(metric.strength_K), torch.arange(2)))
-        for gathered, kept in zip(*found, strict=True):
-            torch.testing.assert_close(gathered, kept, atol=1e-6, rtol=1e-5)
-
-
 def test_float64_goes_on_where_float32_stalls() -> None:
     table = make()
     task = transformation(table)
@@ -154,25 +116,6 @@ def test_a_head_with_weights_is_a_fit_to_repeated_rows() -> None:
         assert np.abs(centred(made, k)[0] - weight).max() < 2e-3
         seen = bias > bias.min() + 1.0 if k == 0 else np.ones(4, bool)  # that of an absent class goes to -inf
         assert np.allclose(np.diff(centred(made, k)[1][seen]), np.diff(bias[seen]), atol=5e-3)
-
-
-@pytest.mark.parametrize(("images", "width"), [(60, 200), (60, 144), (60, 143), (60, 12)])
-def test_the_basis_is_that_of_the_covariance(images: int, width: int) -> None:
-    """Of 144 training rows: of fewer than features only their span is found, by way of the products of rows."""
-    table = make(images, width, spread=0.3)
-    task = transformation(table)
-    features = features_of(table, task)
-    rows = TrainingRows(features, task, np.ones((1, len(NAMES))))
-    basis = CovarianceBasis.of(rows)
-    x_RD = features.full(torch.float64)(*task.rows(task.train_T, task.train_N)).numpy()
-    value_D = np.linalg.eigvalsh(x_RD.T @ x_RD / len(x_RD))
-    count = min(width, len(x_RD) - 1) if len(x_RD) <= width else width
-    assert basis.vector_DP.shape == (width, count)
-    assert basis.value_P.numpy() == pytest.approx(np.maximum(value_D[-count:], 1e-6 * value_D[-1]), rel=1e-3, abs=1e-5)
-    unit_PP = basis.vector_DP.T.double() @ basis.vector_DP.double()
-    assert unit_PP.numpy() == pytest.approx(np.eye(count), abs=1e-5)
-    inside = x_RD @ basis.vector_DP.double().numpy() @ basis.vector_DP.double().numpy().T
-    assert inside == pytest.approx(x_RD, abs=1e-4)
 
 
 @pytest.fixture

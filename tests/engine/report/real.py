@@ -16,6 +16,8 @@ from pathlib import Path
 from typing import Any
 
 FILE = Path(__file__).with_name("results.json")
+_OF_PROBES = "dim control spec runtime gate cost transformation kind kind_rotation kind_redrawn equal_width class "
+_OF_PROBES += "multitask"
 _TEXT = FILE.read_text()
 NAMES = tuple(json.loads(_TEXT)["backbones"])  # two networks, then two controls
 BACKBONE = NAMES[1]
@@ -91,20 +93,8 @@ def all_converged(results: dict[str, Any]) -> dict[str, Any]:
 
 def of_probes(results: dict[str, Any]) -> dict[str, Any]:
     """Leave the results of probes alone, without those of other stages."""
-    own = {
-        "dim",
-        "control",
-        "spec",
-        "runtime",
-        "gate",
-        "cost",
-        "transformation",
-        "kind",
-        "kind_rotation",
-        "kind_redrawn",
-    }
-    own |= {"equal_width", "class", "multitask"}
-    return drop(results, "similarity", "robustness", "generators", *set().union(*results["backbones"].values()) - own)
+    others = set().union(*results["backbones"].values()).difference(_OF_PROBES.split())
+    return drop(results, "similarity", "robustness", "generators", *others)
 
 
 def _short(part: dict[str, Any]) -> dict[str, Any]:

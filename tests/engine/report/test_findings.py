@@ -1,16 +1,25 @@
+"""What the report says of results: findings, labels, tables and plots."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.engine.report.real import (
-    all_converged,
-    estimate,
-    real_results,
-)
+from tests.engine.report.real import all_converged, estimate, of_probes, real_results
 
 from substyle.engine.probes.outcomes import GENERAL
+from substyle.engine.report import curves
 from substyle.engine.report.answers import answer
+from substyle.engine.report.data import Column, Table, labelled, labels_of
 from substyle.engine.report.findings import findings, unconverged
+from substyle.engine.report.page import flat, write_tables
+from substyle.engine.report.tables import headline_table
 from substyle.engine.stages.results import validate_results
+from substyle.engine.study.file import study_of
+from substyle.engine.study.report import write_report
+from substyle.errors import ConfigError
 
 TWO = ("alpha", "beta")
 
@@ -91,13 +100,6 @@ def test_what_has_not_converged_is_named_and_not_ranked(title: str) -> None:
     assert unconverged(validate_results(results)) == [(name, task, "linear") for name in ("alpha", "beta", "gamma")]
 
 
-def test_many_backbones_do_not_make_long_sentences() -> None:
-    results = real_results(*(f"backbone {i}" for i in range(12)))
-    results["comparisons"] = []
-    assert max(len(finding.text) for finding in findings(validate_results(results))) < 1500
-    assert "more" in text(results, "Transformation")
-
-
 def only_held_out(results: dict[str, Any], names: list[str]) -> None:
     """Leave one transformation held out, and no interval over transformations."""
     for row in results["transformations"]:
@@ -141,3 +143,139 @@ def test_an_interval_wider_than_half_of_the_scale_is_no_headline() -> None:
         assert "32 photographs and 32 held-out transformations" in short.interval
         assert f"95% interval 20.0–{100 * high:.1f}" in short.interval
         assert (f"{number} (" in text(results, "In turn")) == (number == "50.0%")
+
+
+LITE, VIT = "efficientnet_lite0", "dinov2_vit_small"
+
+
+def test_labels_stand_everywhere_and_names_nowhere(tmp_path: Path) -> None:
+    results = of_probes(real_results(LITE, VIT, f"control:random:{LITE}"))
+    results["backbones"][LITE]["label"] = "EfficientNet"
+    shown = labelled(validate_results(results))
+    renamed = {LITE: "EfficientNet"}
+    assert list(shown.backbones) == [renamed.get(name, name) for name in results["backbones"]]
+    assert LITE not in {name for row in shown.comparisons or [] for name in (row.a, row.b)}
+    assert f"control:random:{LITE}" in shown.backbones  # a longer name is another backbone
+    files = write_report(validate_results(results), tmp_path)
+    page = files.html.read_text()
+    assert "EfficientNet" in page
+    assert page.count(LITE) == page.count(f"random:{LITE}")
+    results["backbones"][LITE] |= {"base": {"a": 1}, "copy": LITE}  # of other versions
+    extra = labelled(validate_results(results)).backbones["EfficientNet"]
+    assert extra.model_extra == {"base": {"a": 1}, "copy": "EfficientNet"}
+    unlabelled = validate_results(real_results(LITE, VIT))
+    assert labelled(unlabelled) is unlabelled
+
+
+def test_two_backbones_cannot_have_one_label() -> None:
+    results = real_results(LITE, VIT)
+    for name in (LITE, VIT):
+        results["backbones"][name]["label"] = "A"
+    with pytest.raises(ConfigError) as error:
+        labels_of(validate_results(results))
+    assert error.value.field == "label"
+    row = {"name": "control:pixels", "label": "A"}
+    with pytest.raises(ConfigError):
+        study_of({"name": "s", "backbones": [row, {"name": "control:statistics", "label": "A"}]})
+
+
+TABLE = Table(
+    "toy",
+    "A 50% table",
+    (
+        Column("name", "Name", "text"),
+        Column("x", "X", interval=True),
+        Column("d", "D", "points"),
+        Column("n", "N", "count"),
+    ),
+    (
+        ("a_b & <c>", (0.5, 0.4, 0.6), -0.012, 1234),
+        ("=1+1", None, None, None),
+        ("no interval", (0.25, None, None), 0.0, 0),
+    ),
+)
+
+
+def test_csv_holds_all_numbers(tmp_path: Path) -> None:
+    write_tables([TABLE], tmp_path)
+    columns, rows = flat(TABLE)
+    names = [name for name, _ in columns]
+    assert names == ["name", "x", "x_low", "x_high", "d", "n"]
+    with (tmp_path / "toy.csv").open(newline="", encoding="utf-8") as file:
+        read = list(csv.reader(file))
+    assert read[0] == names
+    assert [[cell or None for cell in row] for row in read[1:]] == [
+        [None if c is None else str(c) for c in row] for row in rows
+    ]
+
+
+def test_headline_marks_probes_that_have_not_converged() -> None:
+    results = all_converged(real_results("alpha", "beta"))
+    assert "†" not in headline_table(validate_results(results))
+    results["backbones"]["beta"]["kind"]["linear"]["converged"] = False
+    *lines, note = headline_table(validate_results(results)).splitlines()
+    assert len({len(line) for line in lines}) == 1
+    assert [line.count("†") for line in lines if line.startswith(("alpha", "beta"))] == [0, 3]  # seen, held-out, gap
+    assert note.startswith("†")
+
+
+def layered() -> dict[str, Any]:
+    """Results of a network's own output, of four of its layers, and of two layers of another."""
+    names = {f"m@layer={i},pool=avg": i for i in (3, 0, 2, 1)} | {f"other@pool=max,layer={i}": i for i in (0, 1)}
+    results = real_results("m", *names)
+    for name, layer in names.items():
+        backbone = results["backbones"][name]
+        backbone["spec"]["pooling"] = f"avg, block {layer} of 0 to 5"
+        backbone["transformation"]["linear"]["accuracy"] = estimate(*(each + 0.1 * layer for each in (0.5, 0.4, 0.6)))
+    return results
+
+
+def test_depth_plots_have_the_layers_in_order() -> None:
+    results = layered()
+    (plot,) = curves.depth_plots(validate_results(results))  # two layers are no curve
+    assert (plot.name, plot.last) == ("m@pool=avg", 5)
+    assert [curve.label for curve in plot.curves] == ["transformation", "held out", "class", "class, transformed"]
+    for curve, (task, key) in zip(
+        plot.curves,
+        [("transformation", "accuracy"), ("kind", "held_out"), ("class", "original"), ("class", "transformed")],
+        strict=True,
+    ):
+        assert [layer for layer, *_ in curve.points] == [0, 1, 2, 3]
+        expected = [results["backbones"][f"m@layer={i},pool=avg"][task]["linear"][key]["value"] for i in range(4)]
+        assert [value for _, value, _, _ in curve.points] == expected
+        assert all(low is not None and low <= value <= high for _, value, low, high in curve.points)
+    assert f"transformation at layer 3 ({100 * plot.curves[0].points[3][1]:.1f} %" in plot.summary
+
+
+@pytest.fixture
+def swept() -> dict[str, Any]:
+    """Results in which two backbones have curves of one transformation."""
+    swept: dict[str, Any] = real_results("alpha", "beta")
+    names = [name for name, each in swept["backbones"].items() if (each.get("transformation") or {}).get("linear")][:2]
+    assert len(names) == 2
+    for name, half in zip(names, (1.5, 4.0), strict=True):
+        curve = {
+            "severities": [1, 2, 5],
+            "accuracy": [estimate(0.2, 0.1, 0.3), estimate(0.6, 0.5, 0.7), None],
+            "halfway": estimate(half, half - 0.2, half + 0.2),
+        }
+        swept["backbones"][name]["control"] = False
+        swept["backbones"][name]["transformation"]["linear"]["by_severity"] = {"fog": curve}
+        swept["backbones"][name]["sensitivity"] = {"fog@2": estimate(0.3)}
+    return swept
+
+
+@pytest.mark.usefixtures("figures")
+@pytest.mark.slow
+def test_the_page_has_a_section(swept: dict[str, Any], tmp_path: Path) -> None:
+    files = write_report(validate_results(swept), tmp_path)
+    assert 'id="severity"' in files.html.read_text()
+    assert "<title>alpha: severity 1 20.0 (10.0–30.0), severity 2 60.0 (50.0–70.0)</title>" in files.html.read_text()
+    hollow = "fill: var(--paper)"
+    assert hollow not in files.html.read_text().partition('id="severity"')[2].partition("</section>")[0]
+    swept["backbones"]["alpha"]["transformation"]["linear"]["converged"] = False
+    assert (
+        write_report(validate_results(swept), tmp_path).html.read_text().partition('id="severity"')[2].count(hollow)
+        >= 2
+    )
+    assert {"severity.pdf", "severity.png"} <= {path.name for path in files.figures}

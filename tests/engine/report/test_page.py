@@ -1,17 +1,13 @@
 import re
 import shutil
 import subprocess
-from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
-from tests.engine.report.real import (
-    real_results,
-    renamed,
-    shortened,
-)
+from tests.engine.report.html_page import Page
+from tests.engine.report.real import real_results, renamed, shortened
 
 from substyle.engine.report.data import show, show_interval
 from substyle.engine.report.figures import draw_plots
@@ -20,43 +16,8 @@ from substyle.engine.stages.results import validate_results
 from substyle.engine.study.report import write_report
 from substyle.errors import SubstyleError
 
-VOID = {"meta", "link", "img", "wbr", "br", "hr", "input", "line", "circle", "rect", "image", "polyline", "text"}
 FIGURES = "complexity map map_by_class movement overview parameters robustness shift similarity"
 EVIL = '<script>alert("x")</script>'
-
-
-class Page(HTMLParser):
-    """Collects tags and text, and checks that tags match."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.open: list[str] = []
-        self.seen: list[tuple[str, dict[str, str | None]]] = []
-        self.words: list[str] = []
-        self.feed(text)
-        assert self.open == []
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.seen.append((tag, dict(attrs)))
-        if tag not in VOID - {"text", "line", "circle", "rect", "image", "polyline"}:
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.seen.append((tag, dict(attrs)))
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open
-        assert self.open.pop() == tag, (tag, self.getpos())
-
-    def handle_data(self, data: str) -> None:
-        self.words.append(data)
-
-    def tags(self, name: str) -> list[dict[str, str | None]]:
-        return [attributes for tag, attributes in self.seen if tag == name]
-
-    @property
-    def text(self) -> str:
-        return " ".join("".join(self.words).split())
 
 
 def page_of(files: ReportFiles) -> Page:
@@ -176,62 +137,14 @@ def test_figures_for_papers(full: ReportFiles) -> None:
             assert path.read_bytes().startswith(b"%PDF")
 
 
-def pictures(folder: Path, names: list[str]) -> None:
-    folder.mkdir(parents=True)
-    for i, name in enumerate(names):
-        Image.fromarray(np.full((224, 224, 3), 8 * i % 256, np.uint8)).save(folder / f"{name}.png")
-
-
-def gallery_page(gallery: Path | None, out: Path) -> Page:
-    return page_of(write_report(validate_results(real_results("alpha")), out, gallery=gallery))
-
-
-def test_mistakes_with_and_without_a_picture(tmp_path: Path) -> None:
-    results = real_results("alpha")
-    rows = [
-        {"key": EVIL, "transformation": "jpeg", "truth": "jpeg", "predicted": p, "confidence": c}
-        for p, c in (("swirl", 0.991), ("elastic", 0.874))
-    ]
-    pictures(tmp_path / "mistakes" / "alpha", ["0"])
-    rows[0]["picture"] = "alpha/0.png"
-    results["backbones"]["alpha"]["mistakes"] = {
-        "transformation": {"head": "linear", "scored": 1550, "wrong": 31, "rows": rows}
-    }
-    page = page_of(write_report(validate_results(results), tmp_path))
-    assert "mistakes" in sections(page)
-    assert "31 of 1,550 variants are wrong; the 2 most confident: jpeg → swirl, 99.1" in page.text
-    assert f"{EVIL}, jpeg: jpeg → elastic, 87.4" in page.text
-    assert [image["alt"] for image in page.tags("img")] == [f"{EVIL} after jpeg"]
-    rows[1]["confidence"] = 1.5
-    with pytest.raises(SubstyleError, match="confidence"):
-        write_report(validate_results(results), tmp_path)
-
-
-def test_a_gallery_file_that_is_no_picture_is_named(tmp_path: Path) -> None:
-    (tmp_path / "identity.png").write_bytes(b"nothing")
-    with pytest.raises(SubstyleError, match=r"identity\.png: not a picture"):
-        gallery_page(tmp_path, tmp_path / "out")
-
-
 # ---- in a browser, where there is one ----
 
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
-FLAGS = [
-    "--headless",
-    "--hide-scrollbars",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    "--allow-file-access-from-files",
-    "--virtual-time-budget=5000",
-    "--enable-logging=stderr",
-    "--v=0",
-    "--dump-dom",
-]
+FLAGS = (
+    "--headless --hide-scrollbars --no-sandbox --disable-gpu --disable-quic --no-first-run "
+    "--disable-background-networking --disable-component-update --disable-sync --allow-file-access-from-files "
+    "--virtual-time-budget=5000 --enable-logging=stderr --v=0 --dump-dom"
+)
 
 
 def measured(html: Path, width: int, script: str, fragment: str = "") -> list[str]:
@@ -242,7 +155,7 @@ def measured(html: Path, width: int, script: str, fragment: str = "") -> list[st
         <pre id=o></pre><script>f.onload = () => setTimeout(() => {{ const d = f.contentDocument; {script};
           o.textContent = 'MEASURED ' + found.join(' ') + ' END'; }}, 100)</script>"""
     )
-    command = [str(CHROMIUM), *FLAGS, f"--user-data-dir={html.parent / 'profile'}", wrapper.as_uri()]
+    command = [str(CHROMIUM), *FLAGS.split(), f"--user-data-dir={html.parent / 'profile'}", wrapper.as_uri()]
     done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120)
     assert "CONSOLE" not in done.stderr
     (text,) = re.findall(r"<pre id=.o.>MEASURED (.*?) ?END", done.stdout)

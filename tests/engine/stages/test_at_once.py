@@ -1,4 +1,4 @@
-"""Units that are computed at the same time, against the same units one after another."""
+"""What stages compute: at the same time as one after another, which probes there are, and what failures leave."""
 
 from __future__ import annotations
 
@@ -18,12 +18,13 @@ from tests.staged import probe, run_of
 from substyle.engine import observability
 from substyle.engine.config import EmbedConfig
 from substyle.engine.probes.config import ExpertConfig, ProbeConfig
-from substyle.engine.stages import at_once, execution
+from substyle.engine.stages import at_once, execution, stamp
 from substyle.engine.stages.at_once import Places
 from substyle.engine.stages.execution import computed
 from substyle.engine.stages.probes import STAGE, ProbesStage
 from substyle.engine.stages.stage import Run, Unit
 from substyle.engine.store.store import EmbeddingStore
+from substyle.engine.store.table import open_tables
 from substyle.engine.study.api import embed
 
 BACKBONES = ["control:pixels", "control:statistics"]
@@ -57,12 +58,6 @@ def table(rows: int, width: int = 1 << 10) -> Any:  # noqa: ANN401
 
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda:0")
-
-
-def test_probes_of_few_features_begin_before_shorter_ones() -> None:
-    tables = [table(100, width) for width in (768, 64, 1280, 2048)] + [table(300, 768)]
-    ordered = sorted(tables, key=at_once.longest_first)
-    assert [one.x_TND.shape[1:] for one in ordered] == [(300, 768), (100, 2048), (100, 1280), (100, 64), (100, 768)]
 
 
 def test_each_process_has_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -138,3 +133,30 @@ def test_a_process_that_ends_is_replaced_by_this_one(
         in capsys.readouterr().err
     )
     assert not [path for path in tmp_path.rglob("*") if "part" in path.name]
+
+
+@pytest.mark.slow
+def test_controls_have_no_multitask_probe(
+    store: EmbeddingStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expert = ExpertConfig(passes=20, equal_width=0, doublings=1)
+    small: dict[str, Any] = FEW | {"multitask_steps": 2, "widths": (8,), "expert": expert}
+    config = ProbeConfig(tasks=("class", "multitask"), heads=("linear",), **small)
+    outcomes = probe(store, tmp_path, config)
+    assert [set(outcomes[name].results) for name in BACKBONES] == [{"class"}, {"class"}]
+    outcomes = probe(store, tmp_path / "a", ProbeConfig(tasks=("multitask",), **small))
+    assert [outcomes[name].results for name in BACKBONES] == [{}, {}]
+    monkeypatch.setitem(store.backbone(BACKBONES[0]).facts["spec"], "control", False)
+    outcomes = probe(store, tmp_path / "trained", config, open_tables(store, BACKBONES)[:1])
+    assert set(outcomes[BACKBONES[0]].results) == {"class", "multitask"}
+    assert outcomes[BACKBONES[0]].results["multitask"] is not None
+
+
+def test_results_that_fail_leave_the_earlier_ones(tmp_path: Path) -> None:
+    folder = tmp_path / "probes" / "x"
+    with stamp.replacing(folder) as new:
+        (new / "before").touch()
+    with pytest.raises(ZeroDivisionError), stamp.replacing(folder) as new:
+        (new / "after").write_text(str(1 / len(list(new.iterdir()))))
+    assert [path.name for path in folder.iterdir()] == ["before"]
+    assert list(folder.parent.iterdir()) == [folder]

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 import pytest
 from sklearn.linear_model import LogisticRegression
+from tests.tables import table_of
 
 from substyle.engine.stages.few_shot import FewShotConfig, few_shot
 from substyle.engine.store.layout import TEST, TRAIN, VAL
@@ -23,26 +23,13 @@ def drawn(label_N: np.ndarray, rng: np.random.Generator, spread: float = 1.0) ->
     return x_ND.astype(np.float32)
 
 
-def some(train: int = 60, test: int = 40, seed: int = 0, **changes: Any) -> EmbeddingTable:  # noqa: ANN401
+def some(train: int = 60, test: int = 40, seed: int = 0) -> EmbeddingTable:
     """Photographs of three classes in two variants."""
     rng = np.random.default_rng(seed)
     count = train + 10 + test
     label_N = np.arange(count) % CLASSES
-    split_N = np.repeat(np.array([TRAIN, VAL, TEST], np.int8), [train, 10, test])
     x_ND = drawn(label_N, rng)
-    table = EmbeddingTable(
-        backbone="b",
-        x_TND=np.stack([x_ND + 50, x_ND]),
-        transformations=("jpeg", "identity"),
-        kind=("compression", "identity"),
-        roles=("train", "train"),
-        keys=tuple(f"{i % 7}/{i}.jpg" for i in range(count)),
-        label_N=label_N.astype(np.int64),
-        class_names=("a", "b", "c"),
-        split_N=split_N,
-        distinct_TN=np.ones((2, count), np.bool_),
-    )
-    return replace(table, **changes)
+    return table_of(np.stack([x_ND + 50, x_ND]), ("jpeg", "identity"), (train, 10, test))
 
 
 def test_features_of_unlike_scale_converge() -> None:

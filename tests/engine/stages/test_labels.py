@@ -10,11 +10,11 @@ import pytest
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import balanced_accuracy_score
 from sklearn.neighbors import KNeighborsClassifier
+from tests.tables import table_of
 
 from substyle.engine.probes.config import ExpertConfig, ProbeConfig
 from substyle.engine.stages.labels import LabelsConfig, labels
-from substyle.engine.stages.labels.scores import Values
-from substyle.engine.store.layout import TEST, TRAIN, VAL
+from substyle.engine.store.layout import TEST, TRAIN
 from substyle.engine.store.table import EmbeddingTable
 from substyle.errors import ConfigError
 
@@ -40,21 +40,8 @@ def some(
     x_ND[np.arange(count), label_N] += substance
     x_ND[np.arange(count), CLASSES + site_N] += site
     x_TND = np.stack([rng.normal(size=x_ND.shape), x_ND])
-    table = EmbeddingTable(
-        backbone="b",
-        x_TND=x_TND.astype(np.float32),
-        transformations=("blur", "identity"),
-        kind=("blur", "identity"),
-        roles=("train", "train"),
-        keys=tuple(f"{i % 5}/{i}.jpg" for i in range(count)),
-        label_N=label_N.astype(np.int64),
-        class_names=("a", "b", "c"),
-        split_N=np.repeat(
-            np.array([TRAIN, VAL, TEST], np.int8), [count // 2, count // 6, count - count // 2 - count // 6]
-        ),
-        distinct_TN=np.ones((2, count), np.bool_),
-    )
-    return table, site_N
+    table = table_of(x_TND, ("blur", "identity"), (count // 2, count // 6, count - count // 2 - count // 6))
+    return replace(table, label_N=label_N), site_N
 
 
 def named(table: EmbeddingTable, codes: np.ndarray, names: tuple[str, ...] = SITES) -> dict[str, str]:
@@ -148,24 +135,8 @@ def test_groups_do_not_straddle_training_and_test() -> None:
     assert (grouped["unit"], before["unit"]) == ("patient", "photograph")
 
 
-def test_bins_of_few_numbers_and_of_words() -> None:
-    table, site_N = some()
-    config = config_of("x", bins={"x": 4})
-    usable_N = np.ones(len(table.keys), np.bool_)
-    two = dict(zip(table.keys, (site_N % 2).astype(str).tolist(), strict=True))
-    assert set(Values.of(table, two, usable_N, "x", config).names) == {"up to 0", "above 0, up to 1"}
-    large = {key: str(1_700_000_000_000 + 10 * (i % 40)) for i, key in enumerate(table.keys)}
-    assert len(Values.of(table, large, usable_N, "x", config).names) == 4
-    one = dict.fromkeys(table.keys, "7")
-    assert Values.of(table, one, usable_N, "x", config).names == ("up to 7",)
-    with pytest.raises(ConfigError, match=r"bins.*numbers, not '"):
-        Values.of(table, named(table, site_N), usable_N, "x", config)
-    with pytest.raises(ConfigError, match="not in numbers"):
-        config_of("x", bins={"x": 4}, numbers=("x",))
-
-
 def test_which_labels_are_numbers() -> None:
-    table, site_N = some()
+    table, _ = some()
     few, many = ({key: str(i % k) for i, key in enumerate(table.keys)} for k in (4, 40))
     words = {**many, table.keys[0]: "unknown"}
 
@@ -176,9 +147,11 @@ def test_which_labels_are_numbers() -> None:
     assert kind(few, numbers=("x",)) == "number"
     assert kind(many) == "number"
     assert kind(words, min_images=2) == "class"
+    assert kind(many, bins={"x": 4}) == "class"
+    with pytest.raises(ConfigError, match=r"bins.*numbers, not '"):
+        kind(words, bins={"x": 4})
     with pytest.raises(ConfigError, match="numbers, not 'unknown'"):
         kind(words, numbers=("x",))
-    assert site_N.max() == 2
 
 
 def test_classes_within_and_across_values_agree_with_scikit_learn() -> None:
@@ -225,21 +198,3 @@ def test_the_price_of_a_shortcut_agrees_with_scikit_learn() -> None:
     assert found["neg_same"] < found["uniform"] < found["pos_same"]
     assert price["value"] > 0.3
     assert price["low"] < price["value"] < price["high"]
-
-
-def test_groups_that_leave_nothing_to_validate_on_are_not_probed() -> None:
-    table, site_N = some()
-    table = replace(table, split_N=np.where(table.split_N == VAL, TRAIN, table.split_N).astype(np.int8))
-    train = np.flatnonzero(table.split_N == TRAIN)
-    patient = {key: f"test {i}" for i, key in enumerate(table.keys)} | {table.keys[n]: "one" for n in train}
-    known = {
-        "site": named(table, site_N),
-        "patient": patient,
-        "year": {key: str(i) for i, key in enumerate(table.keys)},
-    }
-    found = labels(table, known, config_of("site", "patient", "year", group="patient"), QUICK)["by_label"]
-    assert "accuracy" not in found["site"]
-    assert "r2" not in found["year"]
-    half = {table.keys[n]: ("one", "two")[int(site_N[n] == 0)] for n in train}
-    again = labels(table, {**known, "patient": patient | half}, config_of("site", "patient", group="patient"), QUICK)
-    assert "accuracy" not in again["by_label"]["site"]

@@ -10,12 +10,12 @@ import pytest
 from sklearn.linear_model import Ridge as Reference
 from sklearn.metrics import r2_score
 from tests.conftest import slow_after
+from tests.tables import table_of
 
 from substyle.engine.probes.ridge import PENALTIES, Response, RidgePath
-from substyle.engine.stages.parameters import ParametersConfig, families, parameters, response_of
-from substyle.engine.store.layout import TEST, TRAIN, VAL
+from substyle.engine.stages.parameters import ParametersConfig, parameters, response_of
+from substyle.engine.store.layout import TEST, TRAIN
 from substyle.engine.store.table import EmbeddingTable
-from substyle.errors import ConfigError
 from substyle.kernels.philox import image_keys
 from substyle.pipelines.transforms import base
 from substyle.pipelines.transforms.registry import load_all
@@ -42,18 +42,7 @@ def some(
             if target is not None:
                 points = target.points(drawn(name, keys)[parameter.name].astype(np.float64))
                 x_TND[t, :, 2 * p : 2 * p + points.shape[1]] += points if target.period else points / 10
-    return EmbeddingTable(
-        backbone="b",
-        x_TND=x_TND.astype(np.float32),
-        transformations=names,
-        kind=tuple(base.get(name).kind for name in names),
-        roles=tuple(base.get(name).role for name in names),
-        keys=keys,
-        label_N=np.zeros(count, np.int64),
-        class_names=("a",),
-        split_N=np.repeat(np.array([TRAIN, VAL, TEST], np.int8), counts),
-        distinct_TN=np.ones((len(names), count), np.bool_),
-    )
+    return table_of(x_TND, names, counts, keys=keys)
 
 
 def found_in(table: EmbeddingTable, config: ParametersConfig = QUICK) -> dict[str, Any]:
@@ -75,11 +64,6 @@ def test_values_are_those_that_make_the_pixels() -> None:
     assert ((values["part"] >= 0.5) & (values["part"] < 0.75)).all()
     assert made.at(3).values(keys_B)["radius"].tolist() == [8.0] * 3
     assert np.array_equal(made.at(3).values(keys_B)["turn"], values["turn"])  # the same random numbers
-
-
-def test_the_suite_file_of_a_store_is_asked_for() -> None:
-    with pytest.raises(ConfigError, match=r"my_blur.*suite file .* --plugin"):
-        families(("identity", "my_blur@2"))
 
 
 def test_angles_go_full_circle() -> None:
@@ -114,7 +98,3 @@ def test_scores_agree_with_scikit_learn() -> None:
     predicted = ridge.predictions(table, [(0, 3, test)])[list(PENALTIES).index(score["penalty"])][:, 0]
     assert score["r2"]["value"] == pytest.approx(r2_score(value_N[test], predicted))
     assert score["error"]["value"] == pytest.approx(np.abs(value_N[test] - predicted).mean())
-
-
-def test_without_validation_photographs_some_of_the_training_ones_select() -> None:
-    assert found_in(some(counts=(100, 0, 60)))["gaussian_blur"]["sigma"]["r2"]["value"] > 0.95

@@ -159,43 +159,7 @@ def test_its_results_are_typed_and_compared(
         compare_results([("a", results), ("b", other)], folder / "compared")
 
 
-@pytest.mark.parametrize(
-    ("table", "field"),
-    [
-        ("[dimension]\nimage = 8", "dimension"),
-        ("dimension = 8", "dimension"),
-        ("[dimensions]\nimages = 8", "dimensions"),
-        ("[mistakes]\nshown = 8", "mistakes"),  # a stage of the package without settings
-        ("[stages.dimension]\nimages = 8", "stages"),
-    ],
-)
-def test_wrong_tables_are_refused_by_name(
-    folder: Path, two_classes: Path, capsys: pytest.CaptureFixture[str], table: str, field: str
-) -> None:
-    text = STUDY.partition("[probes]")[0]
-    text = text + table if table.startswith("[") else f"{table}\n{text}"
-    (folder / "study.toml").write_text(text)
-    assert run(folder, two_classes, capsys, code=2)["error"]["field"].startswith(field)
-
-
-@pytest.mark.parametrize(
-    "name",
-    [
-        "probes",
-        "canvas",
-        "tables",
-        "Mine",
-        "a/b",
-        "",
-        "sensitivity",
-        "dim",
-        "cost",
-        "settings",
-        "claims",
-        "base",
-        "copy",
-    ],
-)
+@pytest.mark.parametrize("name", ["probes", "canvas", "Mine", "", "sensitivity", "claims", "copy"])
 def test_taken_and_invalid_names_are_refused(name: str) -> None:
     class Other(JsonStage[Study]):
         def compute(self, *_: object) -> None: ...
@@ -257,10 +221,6 @@ def test_added_backbones_are_embedded_before_later_stages_and_trained_once(
     results = json.loads(Path(run(folder, two_classes, capsys)["results"]).read_text())
     assert list(results["backbones"]) == [PIXELS, "control:statistics"]
     assert all({"transformation", "knn"} <= set(found) for found in results["backbones"].values())
-    assert {row["a"] for row in results["comparisons"]} | {row["b"] for row in results["comparisons"]} >= {
-        PIXELS,
-        "control:statistics",
-    }
     notes = {path: path.stat().st_mtime_ns for path in (folder / "out" / "trained").glob("number-*/complete.json")}
     assert len(notes) == 2
     run(folder, two_classes, capsys)
@@ -288,13 +248,10 @@ def test_results_of_an_edited_helper_are_outdated(
     """Of a plug-in that is a package, every file counts."""
     package = folder / "dimension"
     package.mkdir()
-    source = (folder / "dimension.py").read_text()
-    (package / "__init__.py").write_text(source.replace("variance_D.sum() **", "SCALE * variance_D.sum() **"))
+    source = (folder / "dimension.py").read_text().replace("variance_D.sum() **", "SCALE * variance_D.sum() **")
+    source = source.replace("import numpy as np\n", "import numpy as np\nfrom .helper import SCALE\n")
+    (package / "__init__.py").write_text(source)
     (package / "helper.py").write_text("SCALE = 1.0\n")
-    text = (package / "__init__.py").read_text()
-    (package / "__init__.py").write_text(
-        text.replace("import numpy as np\n", "import numpy as np\nfrom .helper import SCALE\n")
-    )
     (folder / "study.toml").write_text(STUDY.replace("dimension.py", "dimension"))
     before = run_again(folder, two_classes, capsys)
     (package / "helper.py").write_text("SCALE = 0.5\n")

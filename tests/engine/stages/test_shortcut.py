@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from sklearn.linear_model import RidgeClassifierCV
 from sklearn.neighbors import KNeighborsClassifier
+from tests.tables import table_of
 
 from substyle.engine.stages.shortcut import ShortcutConfig, shortcut
-from substyle.engine.store.layout import TEST, TRAIN, VAL
+from substyle.engine.store.layout import TEST, TRAIN
 from substyle.engine.store.table import EmbeddingTable
-from substyle.errors import ConfigError
 
 NAMES, WIDTH, CLASSES = ("identity", "jpeg", "blur"), 8, 3
 QUICK = ShortcutConfig(bootstrap=200)
@@ -28,18 +28,7 @@ def some(processing: float, substance: float = 1.0, train: int = 90, test: int =
     x_TND[0, :, 5] += processing
     x_TND[1, :, 6] += processing
     x_TND[2, :, 5] += processing
-    return EmbeddingTable(
-        backbone="b",
-        x_TND=x_TND.astype(np.float32),
-        transformations=NAMES,
-        kind=("identity", "compression", "blur"),
-        roles=("train",) * 3,
-        keys=tuple(f"{i % 5}/{i}.jpg" for i in range(count)),
-        label_N=label_N.astype(np.int64),
-        class_names=("a", "b", "c"),
-        split_N=np.repeat(np.array([TRAIN, VAL, TEST], np.int8), [train, 6, test]),
-        distinct_TN=np.ones((len(NAMES), count), np.bool_),
-    )
+    return table_of(x_TND, NAMES, (train, 6, test))
 
 
 def test_each_arrangement_agrees_with_scikit_learn() -> None:
@@ -98,9 +87,3 @@ def test_class_probes_agree_with_least_squares() -> None:
                 answer = ((unit(t, test) - mean_D) @ weight_DC + mean_C).argmax(axis=1)
                 scores.setdefault(half, []).append((answer == table.label_N[test]).mean())
     assert any(found == pytest.approx(np.mean(own), abs=1e-6) for own in scores.values())
-
-
-@pytest.mark.parametrize("values", [(0.5, 1.0), (0.0,), (0.0, 1.0, 0.5), (0.0, 1.5)])
-def test_correlations_ascend_from_none(values: tuple[float, ...]) -> None:
-    with pytest.raises(ConfigError, match="correlations"):
-        ShortcutConfig(correlations=values)

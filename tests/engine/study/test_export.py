@@ -1,4 +1,4 @@
-"""Exports hold the numbers of the store, are resumed, and notice when the store changes."""
+"""The functions of the package; exports hold the numbers of the store, are resumed, and notice when it changes."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from tests.conftest import slow_after
+from tests.conftest import jpeg, photograph, slow_after
 from tests.engine.store.test_store import FOUND, make, note, rows
 
+import substyle
 from substyle import files
 from substyle.engine.store.importer import import_store
-from substyle.engine.store.layout import StoreError
 from substyle.engine.store.lock import hold
 from substyle.engine.store.store import EmbeddingStore
 from substyle.engine.store.table import load_table
@@ -180,18 +180,10 @@ def test_folders_of_others_are_refused(store: EmbeddingStore, tmp_path: Path) ->
     export(store, out, to="parquet", quiet=True)
     with pytest.raises(ConfigError, match="a parquet export"):
         export(store, out, to="numpy", quiet=True)
-    other, _ = make(tmp_path / "other.zarr", images=10)
-    write(other, range(3))
-    with pytest.raises(ConfigError, match=other.uuid):
-        export(other, out, to="parquet", quiet=True)
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.tex").touch()
     with pytest.raises(ConfigError, match="other files"):
         export(store, tmp_path / "mine", to="parquet", quiet=True)
-    with pytest.raises(ConfigError, match="parquet, numpy, huggingface"):
-        export(store, tmp_path / "new", to="csv", quiet=True)
-    with pytest.raises(StoreError, match="no backbone"):
-        export(store, tmp_path / "new", to="parquet", backbones=["nobody"], quiet=True)
 
 
 def test_pandas(store: EmbeddingStore) -> None:
@@ -203,3 +195,26 @@ def test_pandas(store: EmbeddingStore) -> None:
     images = store.to_pandas()
     assert images["key"].tolist() == [f"{i}.jpg" for i in range(10)]
     assert images["class"].tolist() == ["cat", "dog"] * 5
+
+
+def test_every_public_name_is_importable_and_documented() -> None:
+    for name in substyle.__all__:
+        assert getattr(substyle, name).__doc__, name
+    with pytest.raises(AttributeError, match="nothing"):
+        substyle.nothing  # noqa: B018
+
+
+def test_embed_open_and_load(tmp_path: Path) -> None:
+    for n in range(4):
+        folder = tmp_path / "photographs" / "ab"[n % 2]
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / f"{n}.jpg").write_bytes(jpeg(photograph(n)))
+    names = ["identity", "grayscale"]
+    given = (tmp_path / "photographs", tmp_path / "s.zarr", ["control:pixels"])
+    store = substyle.embed(*given, transformations=names, canvas=64)
+    assert [entry.name for entry in store.backbones()] == ["control:pixels"]
+    table = substyle.load_table(substyle.open_store(tmp_path / "s.zarr"), "control:pixels")
+    assert table.transformations == ("identity", "grayscale")
+    assert np.asarray(table.x_TND).shape == (2, 4, 768)
+    again = substyle.embed(*given, transformations=names, canvas=64)
+    np.testing.assert_array_equal(substyle.load_table(again, "control:pixels").x_TND, table.x_TND)

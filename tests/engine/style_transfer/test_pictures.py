@@ -13,7 +13,6 @@ import torch
 from PIL import Image, ImageOps
 
 from substyle.engine.style_transfer.networks import ARBITRARY, DeviceStyles, StyleNetwork, generator_for
-from substyle.errors import ConfigError
 from substyle.pipelines.packaged_photographs import canvases, paths
 from substyle.pipelines.transforms import base, registry
 from substyle.pipelines.transforms.registry import load_all, load_file, load_suite
@@ -71,12 +70,6 @@ def test_a_style_is_that_of_its_picture(made_by: Callable[..., dict[str, torch.T
     assert torch.equal(made["wall"], made["again"])
     for one, other in ((made["wall"], photographs()), (made["style_chelsea"], made["wall"])):
         assert ((one.float() - other.float()).abs().mean((1, 2, 3)) > 8).all()
-
-
-def test_styles_without_a_picture_are_refused() -> None:
-    base.register(base.Transformation("other", "style", "train", "network", network="arbitrary"))
-    with pytest.raises(ConfigError, match="style_retina and styles with a picture"):
-        generator_for(["wall", "other"])
 
 
 @pytest.mark.parametrize("file", [file for file, _ in ARBITRARY.values() if file])

@@ -95,8 +95,3 @@ def test_what_cannot_be_adapted_is_refused(scene: Scene) -> None:
     words = ("embed", "--store", "s.zarr", "--backbone", adapted)
     scene.refused(*words, "--part", "1/2", kind="ConfigError", field="--part")
     scene.refused(*words, "--set", "threads=1", kind="ConfigError", field="--set")
-    # where only controls are, they are adapted; again, nothing is trained
-    controls = ("stage", "adapt", "s.zarr", "--out", "a")
-    assert scene.ok(*controls) == scene.ok(*controls)
-    scene.study["adapt"] = {"methods": ["multitask", "none"]}
-    scene.run_refused(field="adapt.methods[1]", kind="ConfigError", out="b")

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from substyle.engine.extensions.claims.claims import claims
-from substyle.engine.report.deciding import equivalence_needs, more_units
+from substyle.engine.report.deciding import more_units
 from substyle.engine.results.model import SCHEMA, entry_of
 from substyle.engine.stages.results import validate_results
 
@@ -106,8 +106,7 @@ def why(claim: dict[str, Any]) -> str:
 
 
 @pytest.mark.parametrize(
-    ("gap", "status"),
-    [(0.05, "supported"), (0.019, "undecided"), (0.0, "undecided"), (-0.019, "undecided"), (-0.05, "contradicted")],
+    ("gap", "status"), [(0.05, "supported"), (0.019, "undecided"), (-0.019, "undecided"), (-0.05, "contradicted")]
 )
 @pytest.mark.parametrize(
     ("identity", "kind", "sign"), [("C1", "masked", 1), ("C2", "image_text", 1), ("C3", "supervised", -1)]
@@ -143,10 +142,8 @@ def test_one_pair_that_is_not_clear_leaves_it_open() -> None:
     [
         ("C1", "masked", "no masked model"),
         ("C2", "image_text", "no image-text model"),
-        ("C2", "masked", "no masked model"),
         ("C3", "supervised", "no supervised model"),
         ("C5", "contrastive", "no contrastive model"),
-        ("C5", "masked", "no masked model"),
     ],
 )
 def test_an_absent_family_is_named(identity: str, without: str, reason: str) -> None:
@@ -156,16 +153,7 @@ def test_an_absent_family_is_named(identity: str, without: str, reason: str) -> 
 
 
 @pytest.mark.parametrize("converged", [False, None])
-@pytest.mark.parametrize(
-    ("identity", "part"),
-    [
-        ("C1", "transformation"),
-        ("C2", "kind_rotation"),
-        ("C3", "transformation"),
-        ("C4", "transformation"),
-        ("C4", "multitask"),
-    ],
-)
+@pytest.mark.parametrize(("identity", "part"), [("C1", "transformation"), ("C2", "kind_rotation"), ("C4", "multitask")])
 def test_a_probe_that_has_not_converged_decides_nothing(identity: str, part: str, converged: bool | None) -> None:
     gaps = {("masked", k): 0.1 for k in ("image_text", "contrastive", "supervised")}
     gaps |= {("image_text", "contrastive"): 0.0}
@@ -244,14 +232,6 @@ def test_unseen_generators_decide_for_each_kind_by_itself() -> None:
     assert "not converged, or unknown: mae (generators linear)" in why(verdict(results, "C2"))
 
 
-def test_without_masked_models_the_other_contrasts_stand() -> None:
-    results = unseen(study({n: kind for n, kind in KINDS.items() if kind != "masked"}), {"supervised": 0.1})
-    assert verdict(results, "C2")["status"] == "not testable"
-    assert verdict(results, "C2 supervised")["status"] == "supported"
-    alone = study({"mae": "masked", "resnet": "supervised"})
-    assert not [each for each in claims(validate_results(alone)) if each.id.startswith("C2 ")]
-
-
 @pytest.mark.parametrize(
     ("value", "transformations", "photographs", "said"),
     [
@@ -279,13 +259,6 @@ def test_what_would_decide_does(value: float, transformations: float, photograph
         assert bool(half < abs(value) + (0.002 if decided else 0.0)) == decided
     for tiny in (0.0, 0.0001):
         assert "too small" in more_units(tiny, halves, counts)
-
-
-def test_equivalence_needs_photographs_unless_the_difference_is_too_large() -> None:
-    text = equivalence_needs(0.002, 0.016, 0.01, 100, "folders")
-    assert text == "about 300 more folders"  # half as wide, four times as many
-    assert equivalence_needs(-0.012, 0.001, 0.01, 100, "folders").startswith("nothing: the difference is not")
-    assert equivalence_needs(0.0099, 0.01, 0.01, 400, "folders").startswith("nothing within reach")
 
 
 def test_undecided_claims_say_what_would_decide() -> None:
@@ -337,20 +310,6 @@ def test_an_mlp_must_gain_everywhere_and_sharing_cost_nothing_in_either_task() -
     assert c4(results) == "contradicted"
     results["backbones"]["mae"]["multitask"] = None
     assert c4(results) == "not testable"
-
-
-def test_styles_across_generators_replace_the_reservation() -> None:
-    results = study()
-    assert "one generator" in why(verdict(results, "C2"))
-    name = next(name for name, kind in KINDS.items() if kind == "image_text")
-    row = {"accuracy": {"value": 0.25, "low": 0.1, "high": 0.4}}
-    results["backbones"][name]["kind_rotation"]["linear"]["generators"] = {"arbitrary": row}
-    reason = why(verdict(results, "C2"))
-    assert (
-        f"Painting styles of the generator arbitrary, by probes that have seen only those of another: "
-        f"{name} 25.0% (10.0" in reason
-    )
-    assert "one generator" not in reason
 
 
 def shifted(count: int, rho: float, by_images: tuple[float, float]) -> dict[str, Any]:

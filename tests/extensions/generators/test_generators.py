@@ -9,6 +9,7 @@ import pytest
 from sklearn.linear_model import LogisticRegression
 from tests.conftest import slow_after
 from tests.engine.report.real import drop, real_results
+from tests.tables import table_of
 
 from substyle.engine.extensions.generators import stage
 from substyle.engine.extensions.generators.stage import GeneratorsConfig, contrast, unseen_styles
@@ -20,7 +21,6 @@ from substyle.engine.stages.results import validate_results
 from substyle.engine.stages.stage import Unit
 from substyle.engine.store.layout import TEST, TRAIN, VAL, slug
 from substyle.engine.store.table import EmbeddingTable
-from substyle.engine.study.report import sections_of
 from substyle.errors import SubstyleError
 
 GENERATORS = {"net": [3, 4, 5], "ink": [6, 7, 8], "oil": [9, 10, 11], "dots": [12, 13, 14]}
@@ -42,17 +42,12 @@ def some(count: int = 60, seed: int = 0, alike: float = 1.0) -> EmbeddingTable:
     for number, own in enumerate(GENERATORS.values()):
         x_TND[own, :, 2] += 2 * alike
         x_TND[own, :, 4 + number] += 2
-    return EmbeddingTable(
-        backbone="b",
-        x_TND=x_TND.astype(np.float32),
-        transformations=NAMES,
+    return table_of(
+        x_TND,
+        NAMES,
         kind=("identity", "compression", "blur", *["style"] * 12),
-        roles=("train", "train", "held_out", *["held_out"] * 12),
-        keys=tuple(f"{i}.jpg" for i in range(count)),
-        label_N=np.full(count, -1, np.int64),
-        class_names=(),
+        roles=("train", "train", *["held_out"] * 13),
         split_N=np.resize(np.array([TRAIN, VAL, TEST], np.int8), count),
-        distinct_TN=np.ones((len(NAMES), count), np.bool_),
     )
 
 
@@ -107,29 +102,6 @@ def test_intervals_cover_with_generators_as_a_sample(
     assert 0.93 * count <= covered <= most * count
 
 
-def test_the_report_shows_scores_and_contrasts() -> None:
-    results = drop(real_results(), "generators")
-    assert not [each for each in sections_of(validate_results(results)) if each.key == "generators"]
-    names = [name for name, entry in results["backbones"].items() if not entry["control"]][:2]
-    known = {}
-    for number, name in enumerate(names):
-        found, known[name] = unseen_styles(some(alike=number), GeneratorsConfig(), ProbeConfig(device="cpu"))
-        results["backbones"][name]["generators"] = found
-    row = contrast(*names, *known.values())
-    results["generators"] = {"contrasts": [row | {"p_holm": row["p"]}]}
-    (section,) = [each for each in sections_of(validate_results(results)) if each.key == "generators"]
-    text = section.blocks[0].text
-    assert "4 generators make the styles (net, ink, oil, dots)." in text
-    assert row["p"] < 0.05
-    better = f"{names[1]} is better than {names[0]} by {-100 * row['difference']['value']:.1f} points"
-    assert f"Of 1 pair of networks, 1 clearly differs: {better}" in text
-    tables = {each.table.name: each.table for each in section.blocks if hasattr(each, "table")}
-    (shown,) = tables["generator_contrasts"].rows
-    ends = tuple(row["difference"][end] for end in ("value", "low", "high"))
-    assert shown == (*names, ends, row["p"], f"{names[1]} is better")
-    assert [row[0] for row in tables["generators"].rows] == names
-
-
 def test_contrasts_are_of_what_was_stored(tmp_path: Path) -> None:
     results = drop(real_results(), "generators")
     names = [name for name, entry in results["backbones"].items() if not entry["control"]][:2]
@@ -150,9 +122,3 @@ def test_contrasts_are_of_what_was_stored(tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes()[:100])
     with pytest.raises(SubstyleError, match=r"crossed\.npz: cannot read scores"):
         stage.STAGE.of_document(run, validate_results(results))
-    results["backbones"] |= {name: results["backbones"][name] | {"generators": found[name]} for name in names}
-    results["generators"] = {"contrasts": [row | {"converged": False}]}
-    (section,) = [each for each in sections_of(validate_results(results)) if each.key == "generators"]
-    assert "none clearly differs" in section.blocks[0].text
-    tables = {each.table.name: each.table for each in section.blocks if hasattr(each, "table")}
-    assert tables["generator_contrasts"].rows[0][-1] == "undecided: not converged"

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from scipy.optimize import minimize
 from scipy.stats import spearmanr
 from sklearn.metrics.pairwise import cosine_similarity
+from tests.tables import table_of
 
-from substyle.engine.extensions.movement.stage import MovementConfig, movement, radius
+from substyle.engine.extensions.movement.stage import MovementConfig, movement
 from substyle.engine.probes.outcomes import ProbeOutcome
 from substyle.engine.results.statistics import correlation_interval
-from substyle.engine.store.layout import TEST, TRAIN
+from substyle.engine.store.layout import TEST
 from substyle.engine.store.table import EmbeddingTable
 
 NAMES = ("identity", *(f"t{i}" for i in range(12)))
@@ -27,18 +27,7 @@ def some(
     plain = rng.normal(size=(count, WIDTH)) + 1.5
     far_T = np.linspace(0.0, 2.0, len(names))
     x_TND = plain + far_T[:, None, None] * rng.normal(size=(len(names), count, WIDTH))
-    table = EmbeddingTable(
-        backbone="b",
-        x_TND=x_TND.astype(np.float32),
-        transformations=names,
-        kind=names,
-        roles=("train",) * len(names),
-        keys=tuple(f"{i % 7}/{i}.jpg" for i in range(count)),
-        label_N=np.arange(count) % 2,
-        class_names=("a", "b"),
-        split_N=np.repeat(np.array([TRAIN, TEST], np.int8), [20, test]),
-        distinct_TN=np.ones((len(names), count), np.bool_),
-    )
+    table = table_of(x_TND, names, (20, 0, test))
     wrong = 0.05 + 0.4 * (by * far_T / 2 + (1 - by) * rng.permutation(far_T) / 2)
     score_TN = (rng.random((len(names), test)) > wrong[:, None]).astype(np.float32)
     own = {name: getattr(table, name) for name in ("transformations", "kind", "roles")}
@@ -90,11 +79,3 @@ def test_correlations_agree_with_scipy_and_intervals_are_the_wider() -> None:
         assert own["spearman"]["high"] >= high
     assert found["measures"]["sensitivity"]["spearman"]["value"] > 0.8
     assert (found["images"], found["transformations"], found["units"]) == (120, 12, 12)
-
-
-@pytest.mark.parametrize("count", [2, 3, 8])
-def test_the_radius_is_that_of_the_smallest_ball(count: int) -> None:
-    points = np.random.default_rng(count).normal(size=(count, 4))
-    best = minimize(lambda c: np.linalg.norm(points - c, axis=1).max(), points.mean(axis=0), method="Nelder-Mead")
-    assert radius(points) == pytest.approx(best.fun, rel=0.02)
-    assert radius(points[:1]) == 0.0

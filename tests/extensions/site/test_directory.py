@@ -8,18 +8,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import jsonschema
 import pytest
 from tests.conftest import the_json
 from tests.engine.report.real import BACKBONE, NAMES, drop, real_results
 
-from substyle import files
 from substyle.engine.cli import main
 from substyle.engine.extensions.site import directory
 from substyle.engine.extensions.site.directory import add_rows, read_directory
-from substyle.engine.extensions.site.row import Row, row_schema, rows_of
+from substyle.engine.extensions.site.row import Row, rows_of
 from substyle.engine.stages import stamp
-from substyle.errors import ConfigError, MissingError
+from substyle.engine.store.layout import slug
 from substyle.files import UnsafeFileError
 
 
@@ -27,6 +25,11 @@ def results(**changes: Any) -> dict[str, Any]:  # noqa: ANN401
     """A results.json with the identity that a run has."""
     made = drop(real_results(), "settings", "study")
     return made | {"identity": {"sources": "pets", "photographs": "0123456789abcdef"}} | changes
+
+
+def recorded(**changes: Any) -> dict[str, Any]:  # noqa: ANN401
+    """Results with stamps."""
+    return results(stamps={f"probes/{slug(name)}": "0" * 16 for name in NAMES}, **changes)
 
 
 def write_run(folder: Path, made: dict[str, Any]) -> Path:
@@ -64,32 +67,17 @@ def test_a_row_has_what_a_number_needs_to_be_cited() -> None:
     assert {cells[0]: cells[3] for cells in table.rows} == own["transformation"]["linear"]["by_transformation"]
 
 
-def test_the_schema_accepts_rows_and_nothing_else(there: Path) -> None:
-    schema = row_schema()
-    content = json.loads(first(there).read_text())
-    jsonschema.validate(content, schema)
-    with pytest.raises(jsonschema.ValidationError):
-        jsonschema.validate(content | {"more": 1}, schema)
-    assert main(["share", "rows", "schema", "--quiet"]) == 0
-
-
 def test_equal_rows_change_nothing_and_other_numbers_are_refused(there: Path) -> None:
     rows = rows_of(results(created="2030-01-01T00:00:00Z"))
     before = {path: path.read_bytes() for path in there.rglob("*.json")}
     done = add_rows(rows, there)
     assert (done.added, done.refused, len(done.unchanged)) == ([], {}, len(rows))
-    stamps = {"stamps": {f"probes/{stamp_of}": "0" * 16 for stamp_of in slugs()}}
-    add_rows(rows_of(results(**stamps)), there)
-    changed = results(**stamps)
+    add_rows(rows_of(recorded()), there)
+    changed = recorded()
     changed["backbones"][BACKBONE]["transformation"]["linear"]["accuracy"] = {"value": 0.123}
     done = add_rows(rows_of(changed), there)
     assert list(done.refused.values()) == ["other numbers for the same stamp are there"]
     assert {path: path.read_bytes() for path in before} == before
-
-
-def recorded(**changes: Any) -> dict[str, Any]:  # noqa: ANN401
-    """Results with stamps."""
-    return results(stamps={f"probes/{name}": "0" * 16 for name in slugs()}, **changes)
 
 
 def test_other_names_notes_and_versions_are_no_other_numbers(tmp_path: Path) -> None:
@@ -101,82 +89,38 @@ def test_other_names_notes_and_versions_are_no_other_numbers(tmp_path: Path) -> 
     assert len(add_rows(rows_of(changed), tmp_path / "to").refused) == 1
 
 
-def test_leftovers_and_files_of_file_managers_are_passed_over(there: Path) -> None:
-    row = first(there)
-    (row.parent / ".DS_Store").touch()
-    files.temporary_name(row).touch()
-    assert not read_directory(there).bad
+def edit(change: Callable[[dict[str, Any]], object]) -> Callable[[Path], Path]:
+    def edited(path: Path) -> Path:
+        content = json.loads(path.read_text())
+        change(content)
+        path.write_text(json.dumps(content))
+        return path
+
+    return edited
 
 
-def test_folders_that_cannot_be_read_are_bad(there: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    closed, real, count = first(there).parent, os.scandir, len(read_directory(there).rows)
-
-    def scandir(path: Path) -> Any:  # noqa: ANN401
-        if path == closed:
-            raise PermissionError(13, "Permission denied")
-        return real(path)
-
-    monkeypatch.setattr(directory.os, "scandir", scandir)
-    found = read_directory(there)
-    assert found.bad == {closed.relative_to(there).as_posix(): "cannot be read: Permission denied"}
-    assert len(found.rows) == count - 1
+def key_twice(content: dict[str, Any]) -> None:
+    content["scores"].append(content["scores"][0])
 
 
-def slugs() -> list[str]:
-    from substyle.engine.store.layout import slug
-
-    return [slug(name) for name in NAMES]
-
-
-def _edit(path: Path, change: Callable[[dict[str, Any]], object]) -> Path:
-    content = json.loads(path.read_text())
-    change(content)
-    path.write_text(json.dumps(content))
-    return path
-
-
-def _summed(content: dict[str, Any]) -> None:
-    """Give edited content the checksum that it should have."""
+def summed(content: dict[str, Any]) -> None:
+    """An edited number, with the checksum that it should have."""
+    content["scores"][0]["value"] = 0.999
     content["checksum"] = Row.model_validate(content).sum()
 
 
-def edited_number(path: Path) -> Path:
-    return _edit(path, lambda content: content["scores"][0].update(value=0.999))
-
-
-def edited_number_with_checksum(path: Path) -> Path:
-    return _edit(path, lambda content: (content["scores"][0].update(value=0.999), _summed(content)))
-
-
-def unknown_field(path: Path) -> Path:
-    return _edit(path, lambda content: content["backbone"].update(remark="hello"))
-
-
-def not_finite(path: Path) -> Path:
-    return _edit(path, lambda content: content["scores"][0].update(value=float("inf")))
-
-
-def overflow(path: Path) -> Path:
-    path.write_text(path.read_text().replace('"note": null', '"note": 1e999'))
-    return path
-
-
-def half_a_character(path: Path) -> Path:
-    return _edit(path, lambda content: content["study"].update(settings={"probes": {"note": "\ud800"}}))
-
-
-def key_twice(path: Path) -> Path:
-    return _edit(path, lambda content: content["scores"].append(content["scores"][0]))
-
-
-def huge_number(path: Path) -> Path:
+def huge_number(content: dict[str, Any]) -> None:
     cells = {"section": "s", "name": "n", "caption": "c", "rows": [[10**400]]}
     cells["columns"] = [{"name": "v", "heading": "v", "kind": "count", "interval": False}]
-    return _edit(path, lambda content: content["tables"].append(cells))
+    content["tables"].append(cells)
 
 
-def wrong_cell(path: Path) -> Path:
-    return _edit(path, lambda content: content["tables"][0]["rows"][0].append(1))
+def written(text: str) -> Callable[[Path], Path]:
+    def replaced(path: Path) -> Path:
+        path.write_text(text)
+        return path
+
+    return replaced
 
 
 def moved(path: Path) -> Path:
@@ -185,35 +129,14 @@ def moved(path: Path) -> Path:
     return path.rename(new)
 
 
-def renamed(path: Path) -> Path:
-    return path.rename(path.with_name("0" * 16 + ".json"))
-
-
-def other_name(path: Path) -> Path:
-    return path.rename(path.with_name("row.json"))
-
-
 def link(path: Path) -> Path:
-    target = path.rename(path.parents[4] / "elsewhere.json")
-    path.symlink_to(target)
+    path.symlink_to(path.rename(path.parents[4] / "elsewhere.json"))
     return path
 
 
 def linked_folder(path: Path) -> Path:
-    target = path.parent.rename(path.parents[4] / "elsewhere")
-    path.parent.symlink_to(target)
+    path.parent.symlink_to(path.parent.rename(path.parents[4] / "elsewhere"))
     return path.parent
-
-
-def oversized(path: Path) -> Path:
-    with path.open("a") as file:
-        file.write(" " * directory.MAX_BYTES)
-    return path
-
-
-def deep(path: Path) -> Path:
-    path.write_text("[" * 100_000)
-    return path
 
 
 def pipe(path: Path) -> Path:
@@ -222,19 +145,25 @@ def pipe(path: Path) -> Path:
     return path
 
 
-def beside(path: Path) -> Path:
-    new = path.parents[2] / "README.md"
-    new.write_text("hello")
-    return new
+TAMPERED = {
+    "number": edit(lambda content: content["scores"][0].update(value=0.999)),
+    "number with checksum": edit(summed),
+    "unknown field": edit(lambda content: content["backbone"].update(remark="hello")),
+    "not finite": edit(lambda content: content["scores"][0].update(value=float("inf"))),
+    "half a character": edit(lambda content: content["study"].update(settings={"probes": {"note": "\ud800"}})),
+    "key twice": edit(key_twice),
+    "huge number": edit(huge_number),
+    "moved": moved,
+    "renamed": lambda path: path.rename(path.with_name("0" * 16 + ".json")),
+    "link": link,
+    "linked folder": linked_folder,
+    "oversized": written(" " * (directory.MAX_BYTES + 1)),
+    "deep": written("[" * 100_000),
+    "pipe": pipe,
+}
 
 
-TAMPERED = (
-    edited_number, edited_number_with_checksum, unknown_field, not_finite, overflow, half_a_character, wrong_cell,
-    key_twice, huge_number, moved, renamed, other_name, link, linked_folder, oversized, deep, pipe, beside,
-)  # fmt: skip
-
-
-@pytest.mark.parametrize("tamper", TAMPERED, ids=lambda tamper: tamper.__name__)
+@pytest.mark.parametrize("tamper", TAMPERED.values(), ids=TAMPERED)
 def test_check_names_each_bad_file_and_pull_leaves_it(
     tamper: Callable[[Path], Path], there: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -242,7 +171,7 @@ def test_check_names_each_bad_file_and_pull_leaves_it(
     bad = tamper(first(there))
     assert main(["share", "rows", "check", str(there), "--json"]) == 1
     answer = the_json(capsys)
-    assert (list(answer["bad"]), answer["rows"]) == ([str(bad)], count - (tamper is not beside))
+    assert (list(answer["bad"]), answer["rows"]) == ([str(bad)], count - 1)
     assert main(["share", "rows", "pull", str(there), "--to", str(tmp_path / "copy"), "--json"]) == 1
     assert len(the_json(capsys)["added"]) == answer["rows"]
     assert read_directory(tmp_path / "copy").bad == {}
@@ -259,17 +188,7 @@ def test_nothing_is_written_through_links(there: Path, tmp_path: Path) -> None:
     assert list((tmp_path / "outside").iterdir()) == []
 
 
-def test_arguments_are_checked(there: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert main(["share", "rows", "add", str(tmp_path)]) == MissingError.exit_code
-    assert main(["share", "rows", "check", str(there), "--to", str(tmp_path)]) == ConfigError.exit_code
-    with pytest.raises(ConfigError, match="directory of results"):
-        read_directory(tmp_path)
-    monkeypatch.setattr(directory, "MAX_FILES", 2)
-    with pytest.raises(ConfigError, match="at most 2 files"):
-        read_directory(there)
-
-
-@pytest.mark.parametrize("name", ["../../x", "a/b\\c\0", "<b>&", "x" * 3000, ".", "\u202e\x1b[2J"])
+@pytest.mark.parametrize("name", ["../../x", "a/b\\c\0", "x" * 3000, "."])
 def test_names_stay_inside(name: str, tmp_path: Path) -> None:
     made = results(suite=name)
     made["identity"]["sources"] = name
