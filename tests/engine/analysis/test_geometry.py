@@ -154,3 +154,21 @@ def test_intervals_over_folders_are_wider_where_photographs_of_one_are_alike() -
 def test_one_photograph_has_no_distances(split: int) -> None:
     answer = analyze(replace(table(images=1), split_N=np.array([split], np.int8)))
     assert [answer[name]["t1"] for name in ("steerability", "equivariance", "sensitivity")] == [None] * 3
+
+
+@pytest.mark.parametrize(("images", "width"), [(12, 40), (40, 12), (20, 20)], ids=["dual", "primal", "square"])
+def test_ridge_predictions_equal_the_normal_equations(images: int, width: int) -> None:
+    x, y, new = normal(9, images, width) + 3, normal(10, images, 5) - 2, normal(11, 7, width) + 3
+    ridge = geometry.Ridge.of(x)
+    target = ridge.basis_NK.T @ (y - y.mean(axis=0))
+    for strength in ridge.strengths()[2:]:
+        found = (ridge.coordinates(new) / (ridge.eigenvalue_K + strength)) @ target + y.mean(axis=0)
+        assert found == pytest.approx(plain_ridge(x, y, new, strength), abs=2e-3)
+
+
+def test_unchanged_r2_equals_the_formula() -> None:
+    train, identity, variant = normal(20, 9, 5), normal(21, 6, 5), normal(22, 6, 5)
+    spread = np.square(variant - train.mean(axis=0)).sum()
+    expected = 1 - np.square(variant - identity).sum() / spread
+    assert geometry.unchanged_r2(train, identity, variant) == pytest.approx(expected, rel=1e-4)
+    assert geometry.unchanged_r2(train[:0], identity, variant) is None

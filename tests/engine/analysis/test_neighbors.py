@@ -95,3 +95,46 @@ def test_arrays_are_searched_on_the_gpu_that_is_given(monkeypatch: pytest.Monkey
     found = neighbors.search(query, bank, 7, torch.device("cuda", 1))
     assert calls == [("resources", 7, faiss.METRIC_INNER_PRODUCT, 1)]
     np.testing.assert_array_equal(found, brute_force(query, bank, 7))
+
+
+@pytest.mark.parametrize(("queries", "bank", "k"), [(5, 40, 1), (30, 200, 10), (3, 4, 9), (1, 1, 1)])
+def test_search_equals_brute_force(queries: int, bank: int, k: int) -> None:
+    rng = np.random.default_rng(queries * bank)
+    q, b = unit(rng.normal(size=(queries, 16))), unit(rng.normal(size=(bank, 16)))
+    assert np.array_equal(neighbors.search(q, b, k), brute_force(q, b, k))
+
+
+@pytest.mark.parametrize("count", [0, 1, 2, 3, 40])
+def test_others_never_holds_the_row_itself_even_among_equal_rows(count: int) -> None:
+    found = neighbors.others(np.full((count, 6), 6**-0.5, np.float32), 5)
+    assert found.shape == (count, max(min(5, count - 1), 0))
+    assert not (found == np.arange(count)[:, None]).any()
+    assert all(len(set(row)) == len(row) for row in found.tolist())
+
+
+def test_vote_equals_counting() -> None:
+    labels = np.random.default_rng(2).integers(0, 4, (500, 9))
+    assert neighbors.vote(labels).tolist() == [plain_vote(row) for row in labels]
+
+
+def test_only_labelled_rows_take_part_in_class_votes() -> None:
+    rng = np.random.default_rng(6)
+    queries, bank = rows(rng, 40), rows(rng, 80)
+    all_labelled = SampledRows(bank.x_RD, bank.image_R, bank.transformation_R, np.abs(bank.label_R), bank.image_R)
+    answer = neighbors.knn(queries, all_labelled, (3,), classes=True, seed=0)
+    order = brute_force(queries.x_RD, bank.x_RD, 3)
+    hits = [plain_vote(all_labelled.label_R[row]) == t for row, t in zip(order, queries.label_R, strict=True) if t >= 0]
+    assert answer["class"]["3"]["value"] == pytest.approx(np.mean(hits))
+
+
+def test_another_severity_of_a_photograph_counts_as_the_photograph() -> None:
+    """Every photograph is nearest to itself in the other severity of the same transformation."""
+    image = np.repeat(np.arange(6), 2)
+    x = unit(np.eye(6, dtype=np.float32)[image] + 0.01 * np.random.default_rng(0).random((12, 6), dtype=np.float32))
+    sample = SampledRows(x, image, np.zeros(12, np.int64), np.zeros(12, np.int64), image)
+    found = neighbors.others(x, 10)
+    balance = neighbors.balance(sample, found, seed=0)
+    shown = [balance[key]["value"] for key in ("same_image", "same_transformation", "neither", "both")]
+    assert shown == [1.0, 0.0, 0.0, 0.0]
+    recall = neighbors.retrieval(sample, found)
+    assert (recall["image"]["1"], recall["transformation"]["1"], recall["transformation"]["5"]) == (1.0, 0.0, 1.0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,13 +13,13 @@ from sklearn.linear_model import LogisticRegression
 from tests.engine.probes.conftest import CPU
 from tests.tables import table_of
 
-from substyle.engine.probes import batches
+from substyle.engine.probes import batches, training_rows
 from substyle.engine.probes.batches import Features
-from substyle.engine.probes.dataset import standard_of
+from substyle.engine.probes.dataset import Resident, standard_of
 from substyle.engine.probes.objective import Block, Objective, StoredObjective
 from substyle.engine.probes.preconditioner import CovarianceBasis, CovarianceMetric
 from substyle.engine.probes.solver import Fit, fit
-from substyle.engine.probes.tasks import Task, transformation_task
+from substyle.engine.probes.tasks import Task, class_task, transformation_task
 from substyle.engine.probes.training_rows import TrainingRows
 from substyle.engine.store.table import EmbeddingTable
 from substyle.kernels import split_products
@@ -147,3 +148,42 @@ def test_stored_rows_compute_the_objective(tensor_cores: list[int]) -> None:
     for found, expected in zip(stored, exact, strict=True):
         torch.testing.assert_close(found.double(), expected.double(), atol=1e-5, rtol=1e-5)
     assert sum(tensor_cores) == rows.span.stop - rows.span.start
+
+
+def test_heads_do_not_depend_on_their_company_or_on_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    table = make()
+    task = transformation(table)
+    features = features_of(table, task)
+    strengths = [PENALTY, 0.1, 1.0]
+    together = fit(TrainingRows(features, task, np.ones((3, 4))), strengths, tolerance=1e-6, most=2000)
+    monkeypatch.setattr(training_rows, "_ON_CPU", (64 << 20, 1))  # blocks of 256 rows at least
+    monkeypatch.setattr(training_rows, "rows_of_width", lambda _width, _device: 37)
+    for k, strength in enumerate(strengths):
+        alone = fit(TrainingRows(features, task, np.ones((1, 4))), [strength], tolerance=1e-6, most=2000)
+        assert torch.allclose(alone.heads.w1[0], together.heads.w1[k], atol=AGREE)
+
+
+def test_rows_that_do_not_count_may_have_no_answer_and_any_values(tensor_cores: list[int]) -> None:
+    table = make()
+    task = class_task(table, 0)
+    assert task is not None
+    answer, distinct_TN = task.answer.copy(), table.distinct_TN.copy()
+    distinct_TN[0, 5], answer[5] = False, -1
+    task = replace(task, answer=answer, distinct_TN=distinct_TN)
+    features = features_of(table, task, torch.bfloat16)
+    u_KP, found = torch.randn(1, 3 * 13, generator=torch.Generator().manual_seed(0)), []
+    for value in (1.0, 100.0, np.nan):
+        x_TND = np.array(table.x_TND)
+        x_TND[0, 5] = value
+        features.held = Resident.of(replace(table, x_TND=x_TND), CPU)
+        rows = TrainingRows(features, task, np.eye(4)[:1])
+        metric = CovarianceMetric.of(CovarianceBasis.of(rows), 3, np.array([PENALTY]))
+        found.append(StoredObjective(rows, features.full(), metric)(u_KP, torch.arange(1)))
+        tensor_cores.clear()
+        made = fit(rows, [PENALTY], tolerance=1e-6, most=2000)
+        assert made.converged_K.all()
+        assert tensor_cores
+    for first, second in zip(found[0], found[1], strict=True):
+        assert torch.equal(first, second)
+    # what is not finite is of no use to them, and float32 gathers only rows that count
+    assert not found[2][0].isfinite().all()

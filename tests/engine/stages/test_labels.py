@@ -7,12 +7,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from sklearn.linear_model import LogisticRegression
-from sklearn.metrics import balanced_accuracy_score
+from sklearn.linear_model import LogisticRegression, Ridge
+from sklearn.metrics import balanced_accuracy_score, r2_score
 from sklearn.neighbors import KNeighborsClassifier
 from tests.tables import table_of
 
 from substyle.engine.probes.config import ExpertConfig, ProbeConfig
+from substyle.engine.probes.ridge import PENALTIES
 from substyle.engine.stages.labels import LabelsConfig, labels
 from substyle.engine.store.layout import TEST, TRAIN
 from substyle.engine.store.table import EmbeddingTable
@@ -198,3 +199,25 @@ def test_the_price_of_a_shortcut_agrees_with_scikit_learn() -> None:
     assert found["neg_same"] < found["uniform"] < found["pos_same"]
     assert price["value"] > 0.3
     assert price["low"] < price["value"] < price["high"]
+
+
+def test_numbers_agree_with_scikit_learn() -> None:
+    table, _ = some()
+    rng = np.random.default_rng(3)
+    year_N = 2000 + 5 * identity_of(table)[:, 7] + 0.5 * rng.normal(size=len(table.keys)) + 2 * table.label_N
+    known = {"year": {key: f"{year:.6f}" for key, year in zip(table.keys, year_N, strict=True)}}
+    found = labels(table, known, config_of("year"), QUICK)["by_label"]["year"]
+    train, test = table.rows(TRAIN), table.rows(TEST)
+    x_ND = identity_of(table)
+    unit = ((x_ND[train] - x_ND[train].mean(axis=0)) ** 2).sum() / WIDTH
+    model = Ridge(alpha=found["penalty"] * unit).fit(x_ND[train], year_N[train])
+    assert found["penalty"] in PENALTIES
+    assert found["r2"]["value"] == pytest.approx(r2_score(year_N[test], model.predict(x_ND[test])), abs=1e-4)
+    assert found["error"]["value"] == pytest.approx(np.abs(year_N[test] - model.predict(x_ND[test])).mean(), abs=1e-3)
+    assert found["kind"] == "number"
+    for each in range(CLASSES):
+        own = table.label_N == each
+        x_ND[own] -= x_ND[train[own[train]]].mean(axis=0)
+        year_N[own] -= year_N[train[own[train]]].mean()
+    fixed = Ridge(alpha=1e-3).fit(x_ND[train], year_N[train])
+    assert found["fixed"]["r2"]["value"] == pytest.approx(r2_score(year_N[test], fixed.predict(x_ND[test])), abs=0.01)

@@ -98,3 +98,16 @@ def test_scores_agree_with_scikit_learn() -> None:
     predicted = ridge.predictions(table, [(0, 3, test)])[list(PENALTIES).index(score["penalty"])][:, 0]
     assert score["r2"]["value"] == pytest.approx(r2_score(value_N[test], predicted))
     assert score["error"]["value"] == pytest.approx(np.abs(value_N[test] - predicted).mean())
+
+
+def test_variants_that_equal_the_original_are_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    table = some()
+    distinct = np.random.default_rng(4).random(table.distinct_TN.shape) < 0.6
+    x_TND = np.where(distinct[..., None], table.x_TND, np.asarray(table.x_TND)[:1])  # those of identity
+    found = found_in(EmbeddingTable(**{**vars(table), "x_TND": x_TND, "distinct_TN": distinct}))
+    assert all(score["r2"]["value"] > 0.9 for own in found.values() for score in own.values())
+    assert found["hue_shift"]["hue"]["images"] == distinct[2, table.rows(TEST)].sum()
+    monkeypatch.setattr("substyle.engine.probes.ridge._AT_ONCE", 7)
+    again = found_in(EmbeddingTable(**{**vars(table), "x_TND": x_TND, "distinct_TN": distinct}))
+    expected = found["hue_shift"]["hue"]["r2"]["value"]
+    assert again["hue_shift"]["hue"]["r2"]["value"] == pytest.approx(expected, rel=1e-9)

@@ -10,7 +10,7 @@ from sklearn.linear_model import RidgeClassifierCV
 from sklearn.neighbors import KNeighborsClassifier
 from tests.tables import table_of
 
-from substyle.engine.stages.shortcut import ShortcutConfig, shortcut
+from substyle.engine.stages.shortcut import STAGE, ShortcutConfig, shortcut
 from substyle.engine.store.layout import TEST, TRAIN
 from substyle.engine.store.table import EmbeddingTable
 
@@ -87,3 +87,37 @@ def test_class_probes_agree_with_least_squares() -> None:
                 answer = ((unit(t, test) - mean_D) @ weight_DC + mean_C).argmax(axis=1)
                 scores.setdefault(half, []).append((answer == table.label_N[test]).mean())
     assert any(found == pytest.approx(np.mean(own), abs=1e-6) for own in scores.values())
+
+
+def test_processing_that_is_known_is_paid_for() -> None:
+    found = shortcut(some(3.0), QUICK)
+    jpeg, blur = (found["by_transformation"][name] for name in ("jpeg", "blur"))
+    assert (jpeg["pos_same"], jpeg["neg_same"]) == (1.0, 0.0)  # neighbours are those of the processing
+    assert jpeg["price"]["value"] == 1.0
+    assert jpeg["baseline"] > 0.6
+    assert jpeg["all_diff"] > 0.5
+    assert jpeg["neg_same"] < jpeg["uniform"] < jpeg["pos_same"]
+    assert next(iter(STAGE.lines(found))) == "jpeg  +100.0 points"
+    assert abs(blur["price"]["value"]) < 0.1  # the embedding cannot tell it
+    price = found["price"]
+    assert price["value"] == pytest.approx((jpeg["price"]["value"] + blur["price"]["value"]) / 2)
+    low, high = price["one_way"]
+    assert price["low"] < low < price["value"] < high < price["high"]
+    # of each transformation over photographs alone
+    assert jpeg["price"].keys() == blur["price"].keys() == {"value", "low", "high", "n", "unit"}
+    assert (price["unit"], jpeg["price"]["unit"]) == ("photograph and transformation", "photograph")
+
+
+def test_variants_that_equal_the_original_neither_ask_nor_answer() -> None:
+    table = some(3.0)
+    distinct = np.ones((len(NAMES), len(table.keys)), np.bool_)
+    distinct[1] = np.random.default_rng(5).random(len(table.keys)) < 0.6
+    x_TND = np.where(distinct[..., None], table.x_TND, np.asarray(table.x_TND)[:1])
+    found = shortcut(replace(table, x_TND=x_TND, distinct_TN=distinct), QUICK)["by_transformation"]
+    assert (found["jpeg"]["pos_same"], found["jpeg"]["neg_same"]) == (1.0, 0.0)
+    distinct[1] = False
+    none = shortcut(replace(table, distinct_TN=distinct), QUICK)
+    assert none["by_transformation"]["jpeg"]["price"] is None
+    price, blur = none["price"], none["by_transformation"]["blur"]["price"]
+    assert (price["value"], price["one_way"]) == (blur["value"], [blur["low"], blur["high"]])
+    assert price.keys().isdisjoint(("low", "high"))  # over one transformation

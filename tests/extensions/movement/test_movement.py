@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from scipy.stats import spearmanr
@@ -79,3 +81,12 @@ def test_correlations_agree_with_scipy_and_intervals_are_the_wider() -> None:
         assert own["spearman"]["high"] >= high
     assert found["measures"]["sensitivity"]["spearman"]["value"] > 0.8
     assert (found["images"], found["transformations"], found["units"]) == (120, 12, 12)
+
+
+def test_variants_that_equal_the_original_are_left_out() -> None:
+    table, outcome = some()
+    distinct = table.distinct_TN.copy()
+    distinct[3] = False
+    found = movement(replace(table, distinct_TN=distinct), outcome, QUICK)
+    assert found["transformations"] == 11
+    assert "t2" not in found["by_transformation"]
