@@ -401,9 +401,9 @@ def groups(small_NRC: NDArray[np.uint8]) -> NDArray[np.int64]:
     small_MRC, count = small_MX.reshape(-1, *small_NRC.shape[1:]), len(small_MX)
     bits = np.packbits((small_MRC[:, :, 1:] > small_MRC[:, :, :-1]).reshape(count, 64), axis=1)
     pairs = [np.zeros((2, 0), np.int64)]
-    for a, b in _candidates(bits, small_MX.sum(axis=1, dtype=np.int64)):
-        few = np.bitwise_count(bits[a] ^ bits[b]).sum(axis=1) <= MAX_BITS
-        a, b = a[few], b[few]
+    for one, other in _candidates(bits, small_MX.sum(axis=1, dtype=np.int64)):
+        few = np.bitwise_count(bits[one] ^ bits[other]).sum(axis=1) <= MAX_BITS
+        a, b = one[few], other[few]
         near = np.abs(small_MRC[a].astype(np.int16) - small_MRC[b]).mean(axis=(1, 2)) <= MAX_LEVELS
         pairs.append(np.stack([a[near], b[near]]))
     pair_2K = np.concatenate(pairs, axis=1)
