@@ -212,3 +212,11 @@ def test_errors_are_one_line(
     assert error.splitlines()[-1].startswith("substyle: ")
     assert "Traceback" not in error
     assert not (here / "s.zarr").exists()
+
+
+def test_a_source_remembers_how_to_open_it(kind: Kind, tmp_path: Path) -> None:
+    source = opened(kind, made(kind, tmp_path / "root"))
+    options = json.loads(json.dumps(dict(source.options)))
+    again = open_source(source.root, SourceConfig.from_options(options))
+    assert again.records == source.records
+    assert again.options == source.options

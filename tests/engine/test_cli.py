@@ -278,3 +278,39 @@ def test_help_and_usage_errors_import_nothing_heavy(words: list[str], shown: str
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip().splitlines()[-1] == "[]"
     assert shown in done.stdout + done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "field", "message"),
+    [
+        (["photographs"], "--backbone", "is required"),
+        (["photographs", "--backbone", "b", "--images", "x"], "--images", "only with a study file"),
+        (["photographs", "--backbone", "b", "--checkpoint", "c=w.pth"], "--checkpoint", "NAME=PATH"),
+        (["photographs", "--backbone", "b", "--suite", "nothing"], "suite", "substance31"),
+        (["s.toml", "--backbone", "b"], "--backbone", "set backbones in s.toml instead"),
+        (["s.toml", "--suite", "mini5"], "--suite", "set suite in s.toml instead"),
+        (["s.toml", "--checkpoint", "b=w.pth"], "--checkpoint", "set checkpoint of a backbone in s.toml instead"),
+        (["nothing.toml"], "study", "No such file"),
+    ],
+)
+def test_what_does_not_go_with_a_study_or_with_photographs_is_refused(
+    arguments: list[str], field: str, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "photographs").mkdir()
+    (tmp_path / "photographs" / "0.jpg").write_bytes(jpeg(photograph(0)))
+    (tmp_path / "s.toml").write_text('name = "s"\nbackbones = ["control:pixels"]\nimages = "photographs"\n')
+    assert main(["run", *arguments, "--json"]) == 2
+    error = the_json(capsys)["error"]
+    assert error["type"] in ("ConfigError", "MissingError")
+    assert error["field"] == field
+    assert message in error["message"]
+    assert not (tmp_path / "runs").exists()
+
+
+def test_dashes_that_end_the_options_are_given_once(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main(["stage", "a", "--", "--"])
+    assert stop.value.code == 2
+    assert "argument --: expected at most once" in capsys.readouterr().err

@@ -124,3 +124,9 @@ def test_a_study_shares_seed_bootstrap_and_device_with_its_stages(tmp_path: Path
     with pytest.raises(ConfigError, match="set for the whole study") as caught:
         Study("x", (BackboneChoice("control:pixels"),), seed=5, probes=ProbeConfig(seed=3))
     assert caught.value.field == "probes.seed"
+
+
+def test_no_toml(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_study(study(tmp_path, "name = "))
+    assert caught.value.field == "study"

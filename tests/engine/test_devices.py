@@ -15,7 +15,7 @@ from tests.fake_graphs import FakeGPU, FakeGraphs, fake_gpu
 
 from substyle.engine import cuda, hardware
 from substyle.engine.config import EmbedConfig
-from substyle.engine.devices import Target, resolve
+from substyle.engine.devices import Target, missing, resolve
 from substyle.errors import ConfigError
 
 Install = Callable[..., None]
@@ -144,3 +144,21 @@ def test_a_graph_keeps_what_its_function_reads(graphs: FakeGraphs) -> None:
     assert reference() is not None
     assert replay().tolist() == [2, 2, 2]
     assert graphs.replays == [1]
+
+
+def test_a_package_without_its_libraries_is_missing(gpus: Callable[[int], None], install: Install) -> None:
+    gpus(1)
+    install("tensorrt", broken=True)
+    assert "tensorrt cannot be imported" in str(missing("tensorrt", chosen=False))
+    assert resolve().runtime == "torch"
+
+
+def test_a_cpu_build_of_torch_beside_a_gpu_is_said(
+    gpus: Callable[[int], None], install: Install, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    gpus(0)
+    install("openvino")
+    monkeypatch.setattr(hardware, "driver", lambda: hardware.Driver(("card",), "", (13, 0)))
+    monkeypatch.setattr(torch.version, "cuda", None)
+    assert resolve() == Target("cpu", "openvino")
+    assert "card" in capsys.readouterr().err

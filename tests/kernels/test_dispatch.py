@@ -235,3 +235,12 @@ def test_memory_outlives_its_maker_and_is_of_its_own() -> None:
     assert os.waitpid(child, 0)[1] == 0
     assert (second == 2).all()
     assert bool((first == 1).all())
+
+
+def test_upload_waits_for_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    values = np.arange(6, dtype=np.int64).reshape(2, 3).T
+    assert torch.equal(dispatch.upload(values, torch.device("cpu")), torch.tensor([[0, 3], [1, 4], [2, 5]]))
+    tensor, device = Mock(), torch.device("cuda", 1)
+    monkeypatch.setattr(torch, "from_numpy", lambda array: tensor)
+    assert dispatch.upload(values, device) is tensor.pin_memory.return_value.to.return_value
+    tensor.pin_memory.return_value.to.assert_called_once_with(device, non_blocking=True)

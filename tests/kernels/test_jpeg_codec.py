@@ -72,3 +72,11 @@ def test_triton(place: Place, size: tuple[int, int], some: dict[int, int]) -> No
     canvas, quality = pictures(height, width)[list(some)], np.array(list(some.values()), np.int32)
     made = place.load("jpeg_codec_triton").compressed(canvas.to(place.device), jpeg_codec.tables(quality))
     assert torch.equal(made.cpu(), jpeg_codec.compressed_reference(canvas, quality))
+
+
+@pytest.mark.parametrize("size", [(64, 48), (33, 50), (1, 1), (40, 1), (7, 5)])
+def test_whole_chroma(size: tuple[int, int]) -> None:
+    canvas = pictures(*size)
+    made = jpeg_codec.compressed(canvas, QUALITIES, whole_chroma=True)
+    for i, q in enumerate(QUALITIES.tolist()):
+        np.testing.assert_array_equal(made[i].numpy(), through_a_file(canvas[i].numpy(), q, "4:4:4"), err_msg=f"{i}")

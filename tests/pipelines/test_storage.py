@@ -11,7 +11,12 @@ import pytest
 from tests.object_server import BUCKET, KEY, SECRET, Fault, Server
 
 from substyle.errors import ConfigError, SubstyleError
-from substyle.pipelines.storage import ObjectError, ObjectPlace, Place, place
+from substyle.pipelines.storage import (
+    ObjectError,
+    ObjectPlace,
+    Place,
+    place,
+)
 
 FILES = ("a/zarr.json", "b/c/0/0", "b/zarr.json", "notes-7.txt")
 
@@ -72,3 +77,9 @@ def test_no_server_and_no_bucket_are_told(bucket: ObjectPlace, monkeypatch: pyte
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
     with pytest.raises(ObjectError, match=rf"^s3://{BUCKET}/x: HTTP error: error sending request$"):
         place(f"s3://{BUCKET}/x").read_bytes()
+
+
+@pytest.mark.parametrize("text", ["s3:///x", "s3://b/a//c", "s3://b/../c", "s3://b/.", "http://b/c", "s3://b\n/c"])
+def test_what_is_no_address_is_refused(text: str) -> None:
+    with pytest.raises(ConfigError, match="s3://bucket/name"):
+        place(text)

@@ -142,3 +142,12 @@ def test_a_changed_column_is_noticed(empty: Scene) -> None:
     write(images, "\n".join(lines).encode())
     empty.refused("report", store, "--study", empty.study_file(), "--images", images, kind="StaleError")
     empty.ok("report", store)
+
+
+def test_a_list_that_is_gone_refuses_runs_and_not_reports(scene: Scene) -> None:
+    asked(scene)
+    first = scene.run()
+    (scene.root / "sites.csv").unlink()
+    scene.run_refused("labels.of.site", "ConfigError")
+    results = read(scene.root / scene.ok("report", scene.root / "out" / "store.zarr")["results"])
+    assert results["backbones"][PIXELS]["labels"] == first["backbones"][PIXELS]["labels"]

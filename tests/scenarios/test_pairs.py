@@ -14,11 +14,19 @@ from PIL import Image
 from tests.conftest import jpeg, photograph, setting
 from tests.scenarios.scene import Scene, numbers, other_bytes, read, rows, write
 
+from substyle.engine.embedding.variants import iter_variants
 from substyle.engine.store.catalog import Definition
 from substyle.engine.store.layout import TRAIN
 from substyle.engine.store.store import EmbeddingStore
 from substyle.engine.store.table import load_table
+from substyle.pipelines.sources import SourceConfig
 from substyle.pipelines.transforms import base
+from substyle.pipelines.variants import variants_of
+
+
+def webp_of(scene: Scene, key: str) -> bytes:
+    return scan(scene, scene.photos / key).read_bytes()
+
 
 PIXELS = "control:pixels"
 ROWS = """transformations = [
@@ -174,3 +182,29 @@ def test_finetuning_takes_computed_ones_alone(pairs: Scene) -> None:
         Definition(dataclasses.replace(base.get("minephone"), kind="other").describe()).declared
         == Definition(base.get("minephone").describe()).declared
     )
+
+
+@pytest.mark.parametrize(
+    "rows_of", ['"gray", { name = "gray", of = "photographs" }', '{ name = "jpeg", of = "photographs" }']
+)
+def test_a_made_name_is_not_taken_for_a_real_one(pairs: Scene, rows_of: str) -> None:
+    write(pairs.root / "pairs.toml", f"transformations = [{rows_of}]".encode())
+    pairs.refused(*embedding(pairs), kind="ConfigError", field="transformation")
+
+
+def test_a_batch_without_a_variant_is_not_yielded(pairs: Scene) -> None:
+    gone, where = pairs.key(pairs.one(at=0)), pairs.root / "real"
+    given = {"canvas": 64, "suite": str(pairs.root / "pairs.toml"), "source": SourceConfig("variants"), "device": "cpu"}
+    with pytest.warns(UserWarning, match=f"minephone of {gone} is left out: no file"):
+        found = [(tuple(keys), name, len(pixels)) for keys, name, pixels in iter_variants(where, batch=1, **given)]  # type: ignore[arg-type]
+    assert ((gone,), "minescan", 1) in found
+    assert len(found) == 5 * 18 - 2
+
+
+def test_a_gallery_of_one_photograph_leaves_them_out(pairs: Scene, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["--gallery", pairs.root / "g.png", "--image", pairs.one(), "--canvas", "64"]
+    pairs.ok("transforms", "--suite", pairs.root / "pairs.toml", *words)
+    assert (pairs.root / "g.png").is_file()
+    blob, file = pairs.one().read_bytes(), webp_of(pairs, pairs.key(pairs.one()))
+    made = variants_of(blob, ("identity", "minescan", "minephone"), side=64, real={"minescan": file, "minephone": b""})
+    assert set(made) == {"identity", "minescan"}

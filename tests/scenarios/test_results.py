@@ -16,8 +16,13 @@ from tests.conftest import slow_after
 from tests.scenarios.scene import SUITE, Scene, edit, numbers, rows
 
 from substyle.engine.cli import main
+from substyle.engine.embedding import loop
+from substyle.engine.embedding.blobs import Blob
 from substyle.engine.stages.analysis import AnalysisStage
 from substyle.engine.stages.probes import ProbesStage
+from substyle.engine.store.store import EmbeddingStore
+from substyle.engine.store.table import load_table
+from substyle.pipelines.sources import ImageRecord
 
 # --- two stores -------------------------------------------------------------------------------------------------------
 
@@ -199,3 +204,20 @@ def test_variants_of_other_photographs_are_not_imported(scene: Scene) -> None:
     edit(scene)
     scene.embed(scene.photos, "--replace")
     scene.refused(*words, kind="ConfigError", field=f"content_hash of {scene.key(scene.one())}")
+
+
+def test_imported_embeddings_of_a_photograph_that_cannot_be_read_stay(scene: Scene) -> None:
+    """Nothing could compute them again."""
+    keys = [scene.key(path) for path in sorted(scene.photos.rglob("*.jpg"))]
+    scene.ok("import", _imported(scene, keys), "--store", scene.root / "i.zarr", "--backbone", "import:mine")
+    words, real = scene.embedding(scene.photos, store="i.zarr", backbone="control:pixels"), loop.read
+
+    def fail(record: ImageRecord | None) -> Blob:
+        return Blob(b"", reason="cannot be read") if record and record.key == keys[3] else real(record)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loop, "read", fail)
+        scene.refused(*words, kind="StoreError", field=None)
+    assert len(load_table(EmbeddingStore.open(scene.root / "i.zarr"), "import:mine").keys) == 18
+    scene.ok(*words)
+    assert len(load_table(EmbeddingStore.open(scene.root / "i.zarr"), "import:mine").keys) == 18

@@ -172,3 +172,10 @@ def test_unchanged_r2_equals_the_formula() -> None:
     expected = 1 - np.square(variant - identity).sum() / spread
     assert geometry.unchanged_r2(train, identity, variant) == pytest.approx(expected, rel=1e-4)
     assert geometry.unchanged_r2(train[:0], identity, variant) is None
+
+
+def test_steerability_without_images_or_spread_is_unknown() -> None:
+    x, constant = normal(18, 10, 4), np.ones((10, 4), np.float32)
+    assert steer(x, x, slice(0, 8), slice(8, 10), slice(10, 10)) is None
+    assert steer(x, x, slice(0, 8), slice(8, 8), slice(8, 10)) is None
+    assert steer(constant, constant, slice(0, 6), slice(6, 8), slice(8, 10)) is None

@@ -121,3 +121,12 @@ def test_pytorch_layouts(network: torch.nn.Module, tmp_path: Path, prefix: str, 
     torch.save({"model": state | {f"{prefix}surprise": torch.zeros(2)}}, tmp_path / "checkpoint-799.pth")
     with pytest.raises(weights.WeightsError, match=r"1 unexpected \[surprise\]"):
         load(tmp_path / "checkpoint-799.pth")
+
+
+def test_a_timm_backbone_takes_flax_parameters_too(network: torch.nn.Module, tmp_path: Path) -> None:
+    np.savez(tmp_path / "B_16.npz", **flax(network, "augreg"))
+    backbone = load(tmp_path / "B_16.npz", "timm:test_vit")
+    assert backbone.module is not None
+    x = torch.randn(1, 3, 160, 160)
+    with torch.inference_mode():
+        torch.testing.assert_close(backbone.module.get_submodule("network")(x), network(x))

@@ -129,3 +129,23 @@ def test_repositories_that_cannot_be_used(repository: Path) -> None:
         check_name("control:random:hf-hub:me/tiny")
     with pytest.raises(ConfigError, match=r"timm:hf-hub:me/tiny or open_clip:hf-hub:me/tiny \(did you"):
         check_name("hf-hub:me/tiny")
+
+
+def test_a_repository_of_timm(repository: Path) -> None:
+    import timm
+
+    torch.manual_seed(0)
+    network = timm.create_model("test_vit", num_classes=7).eval()
+    network.pretrained_cfg |= LEVELS
+    timm.models.save_for_hf(network, repository)
+    backbone = load("timm:hf-hub:me/tiny", CONTEXT)
+    spec = backbone.spec
+    assert (spec.architecture, spec.weights, spec.mean) == ("test_vit", "timm hub: me/tiny", (0.1, 0.2, 0.3))
+    assert (spec.objective, spec.data) == ("", "")
+    assert identity("timm:hf-hub:me/tiny", CONTEXT) is None  # the weights of a hub may change
+    assert backbone.module is not None
+    x = torch.randn(2, 3, spec.input_side, spec.input_side)
+    with torch.inference_mode():
+        expected = network.forward_head(network.forward_features(x), pre_logits=True)
+        torch.testing.assert_close(backbone.module.get_submodule("network")(x), expected)
+    assert load("timm:hf-hub:me/tiny@pool=avg", CONTEXT).spec.pooling == "avg"

@@ -14,7 +14,7 @@ from substyle.engine.backbones.compile import CompiledBackbone, CompileOptions, 
 from substyle.engine.backbones.lazy import LazyBackbone, sketch
 from substyle.engine.backbones.registry import LoadContext
 from substyle.engine.backbones.runtimes.openvino_builder import OpenVINOBuilder
-from substyle.engine.backbones.spec import SAME_SKETCH, distance
+from substyle.engine.backbones.spec import SAME_SKETCH, distance, expand
 from substyle.errors import ConfigError, SubstyleError
 from substyle.pipelines.transforms.registry import load_plugin
 
@@ -124,3 +124,21 @@ def test_layers_apart_and_together_have_gates_of_their_own() -> None:
     assert sources[0].spec.graph == sources[1].spec.graph
     keys = {OpenVINOBuilder(source, SAMPLES, batch=2, canvas=64, threads=1).key for source in sources}
     assert len(keys) == 2
+
+
+def test_a_network_that_changes_while_it_is_used_is_refused(tmp_path: Path) -> None:
+    source, *_ = found(tmp_path / "a", PLUGIN)
+    source.unload()
+    (tmp_path / "a" / "settings.txt").write_text("2")
+    with pytest.raises(Exception, match="has changed since the run began"):
+        _ = source.graph
+
+
+@pytest.mark.parametrize("name", ["mine:first@layer=0", "mine:first@layr=0", "mine:first@layer=0..1"])
+def test_options_that_a_family_does_not_read_are_refused(name: str, tmp_path: Path) -> None:
+    """They would be stored as another backbone with the same embeddings."""
+    found(tmp_path / "a", PLUGIN)
+    with pytest.raises(ConfigError) as caught:
+        registry.check_name(expand(name)[0])
+    assert caught.value.field == f"backbone {expand(name)[0]}"
+    registry.check_name("mine:folder@layer=0/first")

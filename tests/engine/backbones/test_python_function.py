@@ -14,7 +14,9 @@ from substyle.engine.backbones import registry
 from substyle.engine.backbones.export import export
 from substyle.engine.backbones.registry import LoadContext
 from substyle.engine.backbones.spec import Backbone
+from substyle.engine.study.file import load_study
 from substyle.errors import ConfigError
+from substyle.pipelines.plugins import ALLOW
 
 MODULE = """
 import torch
@@ -112,3 +114,23 @@ def test_a_network_of_torchscript() -> None:
 def test_other_functions_are_refused(name: str, words: str) -> None:
     with pytest.raises(ConfigError, match=words):
         registry.load(name, LoadContext(16, 2, 0))
+
+
+def test_a_file_s_name_runs_no_code(module: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    module.write_text(f"raise SystemExit({str(module)!r})\n")
+    name = "python:my_networks_of_a_test:encoder"
+    monkeypatch.delenv(ALLOW, raising=False)
+    context = LoadContext(16, 2, 0).of_a_file
+    for refused in (lambda: registry.load(name, context), lambda: registry.identity(name, context)):
+        with pytest.raises(ConfigError, match="--allow-plugins"):
+            refused()
+    study = module.with_name("study.toml")
+    study.write_text(f'name = "s"\nsuite = "identity,jpeg"\nbackbones = ["{name}"]\n')
+    with pytest.raises(ConfigError, match="--allow-plugins") as caught:
+        load_study(study)
+    assert caught.value.field == "backbones"
+    assert load_study(study, allow_plugins=True).backbones[0].name == name
+    assert module.stem not in sys.modules
+    monkeypatch.setenv(ALLOW, "1")
+    module.write_text(MODULE)
+    assert registry.load(name, LoadContext(16, 2, 0).of_a_file).spec.dim == 3

@@ -23,9 +23,10 @@ from tests.engine.backbones.small_networks import (
 from tests.engine.backbones.typed_on_cpu import OnCPU
 
 from substyle.engine.backbones.export import typed_graph
-from substyle.engine.backbones.quantization import calibrate, quantise
+from substyle.engine.backbones.quantization import Range, calibrate, products, quantise
 from substyle.engine.backbones.runtimes.tensorrt import build
 from substyle.engine.devices import EightBits, Precision
+from substyle.errors import SubstyleError
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -80,3 +81,11 @@ def test_engines_are_built(typed: Typed, name: str, precision: EightBits, betwee
 
 
 # --- calibration ------------------------------------------------------------------------------------------------------
+
+
+def test_an_activation_without_a_range_is_named(typed: Typed) -> None:
+    model = onnx.load_from_string(typed("convolutions", "bf16"))
+    lost = products(model)[0].data
+    ranges = {product.data: Range(1.0) for product in products(model) if product.data != lost}
+    with pytest.raises(SubstyleError, match=f": {lost}$"):
+        quantise(model, ranges, "int8")

@@ -13,6 +13,7 @@ from tests.engine.embedding.test_run import PIXELS, folder, plan
 from substyle.engine.cli import main
 from substyle.engine.config import BackboneChoice
 from substyle.engine.embedding.run import embed
+from substyle.engine.store.layout import StoreSettings
 from substyle.engine.store.store import EmbeddingStore
 from substyle.pipelines.transforms.registry import suite
 
@@ -115,3 +116,15 @@ def test_quarantined_and_near_duplicates_are_counted(tmp_path: Path, capsys: pyt
     assert any(
         f"(12 near-duplicates of others, {answer['moved']} of them moved to another split)" in line for line in lines
     )
+
+
+def test_a_store_that_is_only_begun(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    store = EmbeddingStore.create(tmp_path / "s.zarr", StoreSettings(7, 64, 8, "float32"))
+    answer, lines = info(tmp_path / "s.zarr", capsys)
+    assert (answer["images"], answer["bytes"], answer["backbones"], answer["complete"]) == (0, 0, [], False)
+    assert (answer["sources"], answer["seed"], answer["dtype"]) == ([], 7, "float32")
+    assert "backbones        0" in lines
+    spec, runtime = {"weights": "w", "weights_hash": "h"}, {"name": "r", "precision": "fp32"}
+    store.ensure_backbone({"name": "x", "dim": 4, "spec": spec, "runtime": runtime})
+    (backbone,) = info(tmp_path / "s.zarr", capsys)[0]["backbones"]
+    assert (backbone["embeddings"], backbone["complete"]) == ({"done": 0, "total": 0}, False)

@@ -125,3 +125,9 @@ def test_a_signal(number: signal.Signals, code: int, kind: str, tmp_path: Path) 
     assert error(out)["type"] == kind
     assert f"substyle: {kind.lower()}" in err
     assert "Traceback" not in err
+
+
+def test_a_bug_is_a_traceback_without_json(monkeypatch: pytest.MonkeyPatch) -> None:
+    failing(monkeypatch, ZeroDivisionError("by zero"))
+    with pytest.raises(ZeroDivisionError):
+        main(["info"])

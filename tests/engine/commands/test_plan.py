@@ -18,6 +18,22 @@ from substyle.engine.estimate.roofline import DEVICES, GPU, HOST, Device
 from substyle.engine.results.statistics import correlation_interval
 from substyle.pipelines.transforms.registry import suite
 
+
+@pytest.fixture
+def study(tmp_path: Path) -> Path:
+    path = tmp_path / "s.toml"
+    path.write_text(f'name = "s"\nbackbones = ["{VIT}", "control:pixels"]\n')
+    return path
+
+
+def planned(
+    study: Path, capsys: pytest.CaptureFixture[str], *more: str, gpu: tuple[str, ...] = ("--gpu", "h100")
+) -> tuple[str, dict[str, Any]]:
+    assert cli.main(["plan", str(study), "--photographs", "1331167", "--json", *gpu, *more]) == 0
+    out, shown = capsys.readouterr()
+    return shown, json.loads(out)
+
+
 pytestmark = pytest.mark.usefixtures("counted_once")
 H100 = DEVICES["h100"]
 VIT = "timm:vit_base_patch16_224"
@@ -117,3 +133,22 @@ def test_each_claim_says_its_width_or_what_it_needs() -> None:
     severities = {each.claim: each for each in forecasts(suite("imagenet_c@1..5"), 100, 3)}
     assert severities["C1, C3"].half == STYLE.half(20, 100)
     assert severities["C4"].half == HEADS.half(20, 100)
+
+
+def test_an_unknown_card_is_refused(study: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["plan", str(study), "--photographs", "9", "--gpu", "b200"]) == 2
+    assert "--gpu: got 'b200'; allowed: h100, h200, a100, l4" in capsys.readouterr().err
+
+
+def test_backbones_in_8_bits_are_counted_as_others(study: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    plain, answer = planned(study, capsys)
+    assert "int8" not in plain
+    study.write_text(study.read_text() + '[embed]\nprecision = "int8"\n')
+    shown, quantised = planned(study, capsys)
+    assert "counted as bf16: int8 and fp8" in shown
+    assert quantised["hours"] == answer["hours"]
+
+
+def test_more_gpus_than_photographs_are_refused(study: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["plan", str(study), "--gpu", "a100", "--photographs", "10", "--count", "11"]) == 2
+    assert "--count: got 11" in capsys.readouterr().err

@@ -9,9 +9,19 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
+from tests.engine.probes.conftest import CPU
 
-from substyle.engine.probes.checkpoint import FORMAT, Probe
+from substyle.engine.probes.checkpoint import FORMAT, Probe, save_probe
+from substyle.engine.probes.dataset import Standardizer
+from substyle.engine.probes.heads import initial
 from substyle.errors import SubstyleError
+
+
+def standard(width: int) -> Standardizer:
+    rng = np.random.default_rng(0)
+    scale = rng.random(width).astype(np.float32) + 0.5
+    scale[0] = 0.0
+    return Standardizer(rng.normal(size=width).astype(np.float32), scale)
 
 
 def good() -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
@@ -47,3 +57,13 @@ def test_a_spoilt_file_is_refused(tmp_path: Path, spoil: Spoil) -> None:
     save_file(tensors, path, {"substyle": json.dumps(metadata)})
     with pytest.raises(SubstyleError, match=r"probe\.safetensors"):
         Probe.load(path)
+
+
+def test_another_width_is_refused(tmp_path: Path) -> None:
+    save_probe(
+        tmp_path / "p", initial(0, 5, 2, 1, [0], CPU), standard(5), task="transformation", head="linear",
+        outputs={"transformation": ("a", "b")}, backbone="b", setting={},
+    )  # fmt: skip
+    for bad in (np.ones((2, 6)), np.ones(5)):
+        with pytest.raises(SubstyleError, match=r"\(B, 5\)"):
+            Probe.load(tmp_path / "p").predict(bad)

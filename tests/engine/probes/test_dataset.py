@@ -8,14 +8,32 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tests.engine.probes.conftest import CPU, Make, Quick
+import torch
+from tests.engine.probes.conftest import CPU, SUITE, Make, Quick
 
 from substyle.engine.probes import dataset
+from substyle.engine.probes import dataset as held_module
 from substyle.engine.probes.config import ExpertConfig, ProbeConfig
-from substyle.engine.probes.dataset import MemoryBudget, hold
+from substyle.engine.probes.dataset import MemoryBudget, Streamed, hold
+from substyle.engine.probes.loader import Draw, Drawn
 from substyle.engine.probes.run import run_probes
 from substyle.engine.store.table import EmbeddingTable
 from substyle.errors import ConfigError
+
+
+def held_as(how: str) -> ProbeConfig:
+    return ProbeConfig(expert=ExpertConfig(table=how))  # type: ignore[arg-type]
+
+
+def draws(table: EmbeddingTable, size: int) -> Draw:
+    def draw(first: int, count: int) -> Drawn:
+        rngs = [np.random.default_rng(first + i) for i in range(count)]
+        t = torch.from_numpy(np.stack([rng.integers(len(SUITE), size=size) for rng in rngs]))
+        n = torch.from_numpy(np.stack([rng.integers(len(table.keys), size=size) for rng in rngs]))
+        return Drawn(t, n, [t])
+
+    return draw
+
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -96,3 +114,32 @@ def test_free_memory_of_the_host(monkeypatch: pytest.MonkeyPatch, tmp_path: Path
     (tmp_path / "memory.max").write_text("500000\n")
     (tmp_path / "memory.stat").write_text("anon 100000\nfile 300000\nshmem 50000\n")
     assert dataset.free_bytes(CPU) == 350000
+
+
+def test_a_buffer_for_less_than_two_steps_is_refused(make_table: Make) -> None:
+    table = make_table()
+    assert Streamed(table, CPU, 800).feed(draws(table, 10), 10, 5)
+    with pytest.raises(ConfigError, match="two fit into 799 bytes") as caught:
+        Streamed(table, CPU, 799).feed(draws(table, 10), 10, 5)
+    assert (caught.value.field, caught.value.given) == ("probes.expert.batch", 10)
+
+
+def test_hold_says_the_arithmetic(make_table: Make, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:  # noqa: ANN401
+    table = make_table()
+    monkeypatch.setattr(held_module, "free_bytes", lambda device: 40_000)
+    assert hold(table, ProbeConfig(), CPU, quiet=False).how == "float16"
+    assert capsys.readouterr().err == "", "what is in memory already is not loaded"
+    held = hold(table, held_as("int8"), CPU, quiet=False)
+    assert held.how == "int8"
+    words = "probes synthetic: embeddings int8: 120 images × 8 variants × (20 + 4) bytes = 0.00 GB; 80% of 0.00 GB free"
+    assert words in capsys.readouterr().err
+    monkeypatch.setattr(held_module, "free_bytes", lambda device: 20_000)
+    with pytest.raises(ConfigError, match=r"probes.expert.table: got 'int8'"):
+        hold(table, held_as("int8"), CPU)
+
+
+def test_free_memory_of_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Memory cached by torch counts as free."""
+    for name, answer in (("memory_reserved", 50), ("memory_allocated", 20), ("mem_get_info", (1000, 5000))):
+        monkeypatch.setattr(torch.cuda, name, lambda device, answer=answer: answer)
+    assert dataset.free_bytes(torch.device("cuda", 0)) == 1030

@@ -6,7 +6,14 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from substyle.engine.probes.resampling import DIFFERENCE, Resampled, by_class, resample
+from substyle.engine.probes.resampling import (
+    DIFFERENCE,
+    Resampled,
+    by_class,
+    resample,
+    uniform_over,
+)
+from substyle.engine.probes.single_task import Judged
 from substyle.engine.results.statistics import MARGIN
 
 
@@ -114,3 +121,13 @@ def test_nested_intervals_cover_means_over_classes_that_differ() -> None:
         widths.append((high - low) / (whole[1] - whole[0]))
     assert 0.9 <= covered / 200 <= 0.99
     assert np.median(widths) < 0.5  # classes are no sample
+
+
+def test_a_gap_to_one_transformation_has_no_two_way_interval() -> None:
+    score = (np.random.default_rng(0).random((3, 50)) < 0.6).astype(np.float32)
+    judged = Judged(resample(score, 200, 0), None)
+    gap = judged.estimate(uniform_over([0, 1], 3), uniform_over([2], 3), general=True)
+    assert gap is not None
+    assert gap["value"] == pytest.approx(score[:2].mean() - score[2].mean())
+    assert gap["one_way"] is not None
+    assert gap.keys().isdisjoint(("low", "high", "two_way"))

@@ -196,3 +196,11 @@ def test_the_rotation_ignores_roles_and_its_own_transformation(make_table: Make,
     assert turned["odd_b"]["accuracy"]["value"] < 0.3
     assert outcome.scores["rotation/linear"].shape == (5, 40)
     assert np.isnan(outcome.scores["rotation/linear"][0]).all()
+
+
+def test_a_suite_of_identity_alone(make_table: Make, quick: Quick) -> None:
+    table = make_table(suite=(("identity", "identity", "train"),))
+    results = plain(run_probes(table, quick(heads=("linear",)), out_dir=None, quiet=True))
+    assert results["transformation"] is results["kind"] is results["multitask"] is None
+    assert results["class"]["linear"]["original"]["value"] > 0.9
+    assert results["class"]["linear"]["transformed"] is None

@@ -16,7 +16,8 @@ from substyle.engine.analysis.geometry import query_rows
 from substyle.engine.probes.resampling import resample
 from substyle.engine.probes.run import run_probes
 from substyle.engine.probes.single_task import by_severity, halfway
-from substyle.engine.probes.tasks import class_task, kind_task, stream_of, transformation_task
+from substyle.engine.probes.tasks import class_task, identity, kind_task, stream_of, transformation_task
+from substyle.errors import SubstyleError
 
 
 def test_chance_is_what_the_most_frequent_label_gets(make_table: Make) -> None:
@@ -112,3 +113,32 @@ def test_batches_hold_rows_of_the_table(two_classes: Path, tmp_path: Path) -> No
         assert data.classes[y[i]] == name
         np.testing.assert_array_equal(x[i], table.x_TND[names.index(name), table.keys.index(key)])
     assert torch.equal(data[3][0], x[3])
+
+
+def test_no_identity_is_refused(make_table: Make) -> None:
+    with pytest.raises(SubstyleError, match="no identity"):
+        identity(make_table(suite=(("blur_a", "blur", "train"), ("noise_a", "noise", "train"))))
+
+
+def test_no_class_task_without_two_classes(make_table: Make) -> None:
+    assert class_task(make_table(classes=0), 0) is None
+    assert class_task(make_table(classes=1), 0) is None
+    table = make_table(classes=2)
+    only_one_in_training = np.where(table.split_N == 0, 0, table.label_N)
+    assert class_task(replace(table, label_N=only_one_in_training), 0) is None
+    unlabelled_test = np.where(table.split_N == 2, -1, table.label_N)
+    assert class_task(replace(table, label_N=unlabelled_test), 0) is None
+
+
+@pytest.mark.parametrize("most", [1, 17, 200, 10_000])
+@pytest.mark.parametrize("share", [0.05, 0.9])
+def test_a_sample_of_rows(make_table: Make, most: int, share: float) -> None:
+    """Distinct valid rows, as many as requested or all."""
+    distinct = np.random.default_rng(0).random((8, 120)) < share
+    task = transformation_task(make_table(distinct_TN=distinct), 0)
+    assert task is not None
+    t, n = task.sample(task.train_N, most, np.random.default_rng(1))
+    every = set(zip(*(v.tolist() for v in task.rows(task.train_T, task.train_N)), strict=True))
+    rows = set(zip(t.tolist(), n.tolist(), strict=True))
+    assert rows <= every
+    assert len(rows) == len(t) == min(most, len(every))

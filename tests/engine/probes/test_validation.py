@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from substyle.engine.probes.heads import initial
 from substyle.engine.probes.tasks import Task, kind_task, transformation_task
 from substyle.engine.probes.trainer import AGREEMENT, Validation
 from substyle.engine.store.table import EmbeddingTable
+from substyle.errors import SubstyleError
 from substyle.kernels.probe_heads import Heads
 
 
@@ -73,3 +75,11 @@ def test_difference_is_paired_by_row(
     assert agree is (abs(value) <= max(AGREEMENT, variance**0.5))
     assert validation.difference(b, a) == (pytest.approx(-value, abs=1e-12), agree)
     assert validation.difference(a, a) == (0.0, True)
+
+
+def test_without_a_row_there_is_an_error(make_table: Make, quick: Quick) -> None:
+    table = make_table()
+    task = transformation_task(table, 0)
+    assert task is not None
+    with pytest.raises(SubstyleError):
+        made(table, replace(task, val_N=np.empty(0, np.int64)), quick())

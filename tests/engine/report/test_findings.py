@@ -7,7 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.engine.report.real import all_converged, estimate, of_probes, real_results
+from tests.engine.report.real import (
+    all_converged,
+    estimate,
+    of_probes,
+    real_results,
+)
 
 from substyle.engine.probes.outcomes import GENERAL
 from substyle.engine.report import curves
@@ -279,3 +284,10 @@ def test_the_page_has_a_section(swept: dict[str, Any], tmp_path: Path) -> None:
         >= 2
     )
     assert {"severity.pdf", "severity.png"} <= {path.name for path in files.figures}
+
+
+def test_many_backbones_do_not_make_long_sentences() -> None:
+    results = real_results(*(f"backbone {i}" for i in range(12)))
+    results["comparisons"] = []
+    assert max(len(finding.text) for finding in findings(validate_results(results))) < 1500
+    assert "more" in text(results, "Transformation")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
@@ -160,3 +161,29 @@ def test_results_that_fail_leave_the_earlier_ones(tmp_path: Path) -> None:
         (new / "after").write_text(str(1 / len(list(new.iterdir()))))
     assert [path.name for path in folder.iterdir()] == ["before"]
     assert list(folder.parent.iterdir()) == [folder]
+
+
+def test_where_units_are_computed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(64)))
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 8)
+    monkeypatch.setattr(at_once, "free_bytes", lambda _: 100 << 30)
+    large = [table(1 << 13)] * 3
+
+    def of(tables: list[Any], threads: int = 0) -> Places:
+        return Places.of(tables, CPU, threads, alone=False)
+
+    assert of(large) == Places(3, 2)
+    assert of(large, 2) == Places(2, 1)
+    assert of(large, 1) == of(large[:1]) == of([table(10)] * 3) == Places()
+    # no more than keep the largest from being the last: two of 1.25 times its size
+    assert of([table(1 << 14), *[table(1 << 10)] * 4]) == Places(1, 8)
+    # each process holds the largest table twice, and needs some memory besides
+    assert of([table(1 << 23)] * 3) == Places(1, 8)
+    monkeypatch.setattr(sys, "stdout", None)
+    assert of(large) == Places()
+
+
+def test_probes_of_few_features_begin_before_shorter_ones() -> None:
+    tables = [table(100, width) for width in (768, 64, 1280, 2048)] + [table(300, 768)]
+    ordered = sorted(tables, key=at_once.longest_first)
+    assert [one.x_TND.shape[1:] for one in ordered] == [(300, 768), (100, 2048), (100, 1280), (100, 64), (100, 768)]

@@ -10,13 +10,18 @@ import pytest
 from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.metrics import balanced_accuracy_score, r2_score
 from sklearn.neighbors import KNeighborsClassifier
+from tests.engine.report.real import real_results
 from tests.tables import table_of
 
 from substyle.engine.probes.config import ExpertConfig, ProbeConfig
 from substyle.engine.probes.ridge import PENALTIES
-from substyle.engine.stages.labels import LabelsConfig, labels
+from substyle.engine.results.model import entry_of
+from substyle.engine.stages import registry
+from substyle.engine.stages.labels import STAGE, LabelsConfig, labels
+from substyle.engine.stages.results import validate_results
 from substyle.engine.store.layout import TEST, TRAIN
 from substyle.engine.store.table import EmbeddingTable
+from substyle.engine.study.report import sections_of
 from substyle.errors import ConfigError
 
 WIDTH, CLASSES = 8, 3
@@ -221,3 +226,73 @@ def test_numbers_agree_with_scikit_learn() -> None:
         year_N[own] -= year_N[train[own[train]]].mean()
     fixed = Ridge(alpha=1e-3).fit(x_ND[train], year_N[train])
     assert found["fixed"]["r2"]["value"] == pytest.approx(r2_score(year_N[test], fixed.predict(x_ND[test])), abs=0.01)
+
+
+def test_classes_that_no_other_value_has_are_not_scored_across() -> None:
+    table, site_N = some(noise=0.2)
+    site_N = np.where(table.label_N == 2, 0, np.maximum(site_N, 1))  # one class is all of one site, and its only one
+    found = found_for(table, site_N, max_values=3)["class"]
+    assert list(found["by_value"]) == ["west", "north"]
+    alone = found_for(table, table.label_N, max_values=3)
+    assert alone["class"] is None
+
+
+def test_huge_numbers_are_no_numbers() -> None:
+    table, _ = some()
+    year = {key: "1e300" if i == 7 else str(i) for i, key in enumerate(table.keys)}
+    assert labels(table, {"year": year}, config_of("year"), QUICK)["by_label"]["year"]["kind"] == "class"
+
+
+def test_photographs_without_classes_are_probed_all_the_same() -> None:
+    table, site_N = some()
+    table = replace(table, label_N=np.full(len(table.keys), -1), class_names=())
+    found = found_for(table, site_N, max_values=3)
+    assert found["accuracy"]["value"] > found["chance"]
+    assert "fixed" not in found
+
+
+@pytest.mark.parametrize(("field", "value"), [("group", "patient"), ("numbers", ("age",)), ("bins", {"age": 3})])
+def test_settings_name_labels(field: str, value: Any) -> None:  # noqa: ANN401
+    with pytest.raises(ConfigError, match=rf"labels\.{field}.*labels: site"):
+        config_of("site", **{field: value})
+    with pytest.raises(ConfigError, match=r"labels\.of.*column:NAME"):
+        LabelsConfig(of={"site": "sites.csv"})
+
+
+def test_the_section_and_what_is_compared() -> None:
+    table, site_N = some(noise=0.6, alike=0.4)
+    known = {"site": named(table, site_N), "year": {key: str(i) for i, key in enumerate(table.keys)}, "camera": {}}
+    made = labels(table, known, config_of("site", "year", "camera", max_values=3), QUICK)
+    results = real_results()
+    name = next(iter(results["backbones"]))
+    results["backbones"][name]["labels"] = made
+    document = validate_results(results)
+    (section,) = [each for each in sections_of(document) if each.key == "labels"]
+    text, heat, leaks, _, substance, by_value, shortcuts, note = section.blocks
+    own = made["by_label"]["site"]
+    assert f"{name} predicts site best: accuracy {100 * own['accuracy']['value']:.1f}" in text.text  # type: ignore[union-attr]
+    assert f"{100 * own['fixed']['accuracy']['value']:.1f}% with the class held fixed" in text.text  # type: ignore[union-attr]
+    (classes, numbers) = heat.parts[0][2].groups  # type: ignore[union-attr]
+    assert (classes[0], numbers[0]) == ("3 classes", "numbers (R²)")
+    assert classes[1][0][1][0].text == f"{100 * own['accuracy']['value']:.1f}"
+    assert leaks.table.rows[0][:2] == (name, "site")  # type: ignore[union-attr]
+    assert substance.table.rows[0][:2] == (name, "site")  # type: ignore[union-attr]
+    assert [row[2] for row in by_value.table.rows] == list(own["class"]["by_value"])  # type: ignore[union-attr]
+    (row,) = shortcuts.table.rows  # type: ignore[union-attr]
+    assert row[:3] == (name, "site", own["shortcut"]["baseline"])
+    left_out = "camera: not predicted, with 0 usable values. camera: left out 360 without a value."
+    assert left_out in note.text  # type: ignore[union-attr]
+    assert [row[1] for row in leaks.table.rows] == ["site", "year", "camera"]  # type: ignore[union-attr]
+    unrelated = np.random.default_rng(9).integers(0, len(SITES), len(site_N))
+    chance = labels(table, {"site": named(table, unrelated)}, config_of("site"), QUICK)
+    results["backbones"][name]["labels"] = chance
+    (section,) = [each for each in sections_of(validate_results(results)) if each.key == "labels"]
+    assert f"{name} predicts no label clearly above chance." in section.blocks[0].text  # type: ignore[union-attr]
+    few = made["by_label"]["site"] | {"accuracy": entry_of(0.75, (0.3, 0.95)), "chance": 0.34}
+    sure = made["by_label"]["site"] | {"accuracy": entry_of(0.62, (0.57, 0.67)), "chance": 0.34}
+    results["backbones"][name]["labels"] = made | {"by_label": {"few": few, "sure": sure}}
+    (section,) = [each for each in sections_of(validate_results(results)) if each.key == "labels"]
+    assert f"{name} predicts sure best" in section.blocks[0].text  # type: ignore[union-attr]
+    compared = list(registry.scores_of(STAGE, document.backbones[name]))
+    assert [score.key for score in compared] == ["label_site", "label_year"]
+    assert next(iter(STAGE.lines(made))) == f"site  {100 * own['accuracy']['value']:.1f}"

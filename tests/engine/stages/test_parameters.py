@@ -13,9 +13,10 @@ from tests.conftest import slow_after
 from tests.tables import table_of
 
 from substyle.engine.probes.ridge import PENALTIES, Response, RidgePath
-from substyle.engine.stages.parameters import ParametersConfig, parameters, response_of
+from substyle.engine.stages.parameters import ParametersConfig, families, parameters, response_of
 from substyle.engine.store.layout import TEST, TRAIN
 from substyle.engine.store.table import EmbeddingTable
+from substyle.errors import ConfigError
 from substyle.kernels.philox import image_keys
 from substyle.pipelines.transforms import base
 from substyle.pipelines.transforms.registry import load_all
@@ -111,3 +112,12 @@ def test_variants_that_equal_the_original_are_left_out(monkeypatch: pytest.Monke
     again = found_in(EmbeddingTable(**{**vars(table), "x_TND": x_TND, "distinct_TN": distinct}))
     expected = found["hue_shift"]["hue"]["r2"]["value"]
     assert again["hue_shift"]["hue"]["r2"]["value"] == pytest.approx(expected, rel=1e-9)
+
+
+def test_the_suite_file_of_a_store_is_asked_for() -> None:
+    with pytest.raises(ConfigError, match=r"my_blur.*suite file .* --plugin"):
+        families(("identity", "my_blur@2"))
+
+
+def test_without_validation_photographs_some_of_the_training_ones_select() -> None:
+    assert found_in(some(counts=(100, 0, 60)))["gaussian_blur"]["sigma"]["r2"]["value"] > 0.95

@@ -267,3 +267,22 @@ def run_again(folder: Path, photographs: Path, capsys: pytest.CaptureFixture[str
     results = json.loads(Path(run(folder, photographs, capsys)["results"]).read_text())
     found: dict[str, float] = results["backbones"][PIXELS]["dimension"]
     return found
+
+
+@pytest.mark.parametrize(
+    ("table", "field"),
+    [
+        ("[dimension]\nimage = 8", "dimension"),
+        ("dimension = 8", "dimension"),
+        ("[dimensions]\nimages = 8", "dimensions"),
+        ("[mistakes]\nshown = 8", "mistakes"),  # a stage of the package without settings
+        ("[stages.dimension]\nimages = 8", "stages"),
+    ],
+)
+def test_wrong_tables_are_refused_by_name(
+    folder: Path, two_classes: Path, capsys: pytest.CaptureFixture[str], table: str, field: str
+) -> None:
+    text = STUDY.partition("[probes]")[0]
+    text = text + table if table.startswith("[") else f"{table}\n{text}"
+    (folder / "study.toml").write_text(text)
+    assert run(folder, two_classes, capsys, code=2)["error"]["field"].startswith(field)

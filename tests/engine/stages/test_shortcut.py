@@ -13,6 +13,7 @@ from tests.tables import table_of
 from substyle.engine.stages.shortcut import STAGE, ShortcutConfig, shortcut
 from substyle.engine.store.layout import TEST, TRAIN
 from substyle.engine.store.table import EmbeddingTable
+from substyle.errors import ConfigError
 
 NAMES, WIDTH, CLASSES = ("identity", "jpeg", "blur"), 8, 3
 QUICK = ShortcutConfig(bootstrap=200)
@@ -121,3 +122,9 @@ def test_variants_that_equal_the_original_neither_ask_nor_answer() -> None:
     price, blur = none["price"], none["by_transformation"]["blur"]["price"]
     assert (price["value"], price["one_way"]) == (blur["value"], [blur["low"], blur["high"]])
     assert price.keys().isdisjoint(("low", "high"))  # over one transformation
+
+
+@pytest.mark.parametrize("values", [(0.5, 1.0), (0.0,), (0.0, 1.0, 0.5), (0.0, 1.5)])
+def test_correlations_ascend_from_none(values: tuple[float, ...]) -> None:
+    with pytest.raises(ConfigError, match="correlations"):
+        ShortcutConfig(correlations=values)

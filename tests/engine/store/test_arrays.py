@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import zarr
 from zarr.codecs import BloscCodec, Crc32cCodec, ZstdCodec
 
 from substyle.engine.store import arrays
-from substyle.engine.store.layout import METADATA, ArrayEntry, Codec, Dtype, StoreSettings
+from substyle.engine.store.layout import METADATA, ArrayEntry, Codec, Dtype, OverflowError16, StoreSettings
 from substyle.pipelines.storage import place
 
 ATTRIBUTES = {"definition": {"name": "jpeg", "quality": [10, 30]}, "words": 'ü "quoted"'}
@@ -41,3 +42,12 @@ def test_groups_and_arrays_as_zarr_writes_them(tmp_path: Path, dtype: Dtype, cod
     for name in (METADATA, f"a/{METADATA}"):
         assert (ours / name).read_bytes() == (theirs / name).read_bytes()
     assert sorted(path.name for path in (tmp_path / "ours").rglob("*")) == ["a", METADATA, METADATA]
+
+
+@pytest.mark.parametrize("limit", [65520.0, -65520.0])
+def test_the_least_number_that_overflows(limit: float) -> None:
+    settings = StoreSettings(0, 64, 2, "float16")
+    within = np.array([[np.nextafter(np.float32(limit), np.float32(0)), np.inf, np.nan]], np.float32)
+    assert np.abs(arrays.cast(within, settings, "x", exact=True)[0, 0]) == 65504
+    with pytest.raises(OverflowError16):
+        arrays.cast(np.array([[limit]], np.float32), settings, "x", exact=True)

@@ -108,3 +108,11 @@ def test_a_server_without_conditional_writes_is_refused(bucket: ObjectPlace, ser
     server.conditional = True
     with server.failing(Fault("PUT", lock.MUTEX, status=501)), refused, lock.mutex(bucket):
         pytest.fail("the mutex was given")
+
+
+def test_a_holder_that_cannot_renew_knows_when_it_is_too_late(bucket: ObjectPlace, server: Server, quick: None) -> None:
+    del quick
+    with lock.hold(bucket, "mine"), server.failing(Fault("PUT", lock.NAME)):
+        time.sleep(1.5)
+        with pytest.raises(LockedError, match=r"\b1 s\b"):
+            lock.require(bucket)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args
@@ -122,3 +124,12 @@ def test_any_rows_of_a_shard(
         patch.setattr(LocalPlace, "near", near)
         shards.gather(path, shape, t_M, row_M, out_RD, to_M)
     np.testing.assert_array_equal(out_RD[to_M], x_TRD[t_M, row_M])
+
+
+def test_what_is_no_file_is_named(tmp_path: Path) -> None:
+    path = place(tmp_path / "x")
+    with pytest.raises(FileNotFoundError), shards.opening(path, SHAPE):
+        pass
+    path.mkdir()
+    with pytest.raises(StoreError, match=rf"x: .*{os.strerror(errno.EISDIR)}"), shards.opening(path, SHAPE):
+        pass

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import zarr
+from tests.conftest import put
 from zarr.storage import ObjectStore
 
 from substyle.engine.store import catalog
@@ -262,3 +263,22 @@ def test_a_row_that_one_pass_could_not_read_is_left_out_whatever_the_backbones_a
     for name in ("timm:x", "timm:z"):
         assert load_table(store, name).keys == ("0.jpg", "2.jpg", "3.jpg")
     assert store_facts(store).quarantined == {"1.jpg": "gone"}
+
+
+def test_a_catalog_that_is_gone_brings_no_other_network(disk: Place) -> None:
+    store, entry = make(disk / "s.zarr")
+    store.write_shard(entry, 0, rows(0, 4), [note(i) for i in range(4)], seconds=1.0, run="r")
+    for path in (store.path / "catalog").files(".json"):
+        path.remove()
+    with pytest.raises(StoreError, match=r"catalog of timm:x is missing; run substyle verify"):
+        EmbeddingStore.open(store.path).ensure_backbone(facts(weights="other"), FOUND)
+
+
+@pytest.mark.parametrize("change", [{"seed": 1}, {"canvas": 228}, {"dtype": "float32"}])
+def test_a_header_that_was_changed_is_refused(disk: Place, change: dict[str, Any]) -> None:
+    store, _ = make(disk / "s.zarr")
+    head = json.loads((store.path / "substyle.json").read_bytes())
+    head["settings"] |= change
+    put(store.path / "substyle.json", json.dumps(head).encode())
+    with pytest.raises(StoreError, match=r"substyle\.json: checksum"):
+        EmbeddingStore.open(store.path)

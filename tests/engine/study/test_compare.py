@@ -91,3 +91,12 @@ def test_scores_of_every_stage_are_compared(tmp_path: Path) -> None:
     assert "transformation_accuracy_photos_photos" not in rows  # that is the style score
     assert marks[name, "shift_sketches"] == (False,)  # nothing is kept by photograph
     assert [(each.what, each.values) for each in compared.setup] == [("settings of attack", ("steps 4", "steps 8"))]
+
+
+def test_a_backbone_of_one_run_has_no_difference(tmp_path: Path) -> None:
+    runs = [(name, real_results("x", "y")) for name in ("a", "b")]
+    del runs[1][1]["backbones"]["x"]
+    table = compare_results(runs, tmp_path).table
+    assert {row[-1] for row in table.rows if row[0] == "x"} == {None}
+    assert None not in {row[-1] for row in table.rows if row[0] == "y"}
+    assert table.rows[0][0] == "y"  # what is common comes first

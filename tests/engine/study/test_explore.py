@@ -16,6 +16,7 @@ from substyle.engine.probes.config import ExpertConfig, ProbeConfig
 from substyle.engine.stages.tables import tables
 from substyle.engine.study import explore as module
 from substyle.engine.study.explore import explore
+from substyle.errors import ConfigError, MissingError
 
 NAMES = ["identity", "gaussian_blur", "icon_overlay"]
 
@@ -120,3 +121,15 @@ def test_the_map_is_served_to_those_who_know_its_address(tmp_path: Path) -> None
         ):
             status, body = get(path, header)
             assert (status, b"the map" in body) == (403, False), path
+
+
+def test_bad_arguments(store: substyle.EmbeddingStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ConfigError, match="umap, pacmap"):
+        explore(store, "control:pixels", projection="pca")
+    monkeypatch.setattr(module, "find_spec", lambda name: None)
+    with pytest.raises(MissingError, match="embedding-atlas"):
+        explore(store, "control:pixels")
+    monkeypatch.setattr(module, "find_spec", lambda name: name)
+    (tmp_path / "mine").touch()
+    with pytest.raises(ConfigError, match="a new or empty folder"):
+        explore(store, "control:pixels", export=tmp_path)

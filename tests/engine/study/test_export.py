@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -218,3 +219,13 @@ def test_embed_open_and_load(tmp_path: Path) -> None:
     assert np.asarray(table.x_TND).shape == (2, 4, 768)
     again = substyle.embed(*given, transformations=names, canvas=64)
     np.testing.assert_array_equal(substyle.load_table(again, "control:pixels").x_TND, table.x_TND)
+
+
+def test_a_folder_of_several_backbones_is_not_imported_as_one(store: EmbeddingStore, tmp_path: Path) -> None:
+    export(store, tmp_path / "out", to="parquet")
+    names = [store.backbones()[0].slug, "other"]
+    shutil.copytree(tmp_path / "out" / names[0], tmp_path / "out" / "other")
+    with pytest.raises(ConfigError, match="the folder of one backbone in it") as caught:
+        import_store(tmp_path / "out", tmp_path / "again.zarr", "import:x")
+    assert all(name in str(caught.value) for name in names)
+    assert not (tmp_path / "again.zarr").exists()

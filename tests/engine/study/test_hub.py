@@ -21,7 +21,7 @@ from substyle.engine.extensions.site.directory import rows_of_run
 from substyle.engine.stages import stamp
 from substyle.engine.stages.results import validate_results
 from substyle.engine.study import hub
-from substyle.errors import ConfigError
+from substyle.errors import ConfigError, MissingError, SubstyleError
 
 REPO, PROBE = "somebody/photographs", "probes/a/transformation-linear.safetensors"
 
@@ -126,3 +126,14 @@ def test_report_tables_and_probes_are_uploaded_and_embeddings_stay(run: Path, en
     assert all(Hub.files[name].decode() == text for name, text in rows.items())
     with pytest.raises(ConfigError, match="--repo"):
         hub.push(run, "a/b/c")
+
+
+def test_a_card_needs_results(tmp_path: Path) -> None:
+    with pytest.raises(MissingError, match=r"no results\.json"):
+        hub.write_card(tmp_path)
+
+
+def test_a_hub_out_of_reach_is_an_error(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    with pytest.raises(SubstyleError, match="upload failed"):
+        hub.push(run, REPO)

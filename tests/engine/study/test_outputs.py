@@ -19,7 +19,7 @@ from tests.engine.report.real import real_results
 from substyle.engine import observability
 from substyle.engine.cli import main
 from substyle.engine.embedding.preflight import SplitCounts
-from substyle.engine.study import runner
+from substyle.engine.study import outputs, runner
 from substyle.engine.study import schedule as module
 from substyle.engine.study.file import load_study
 from substyle.engine.study.hub import write_card
@@ -190,3 +190,18 @@ def test_a_stage_shows_what_it_does_between_items(monkeypatch: pytest.MonkeyPatc
     with observability.stage("prepare", 2, "backbones") as bar:
         bar.note("gate: bf16, 16 of 124 pictures")
         assert "16 of 124 pictures" in out.getvalue()
+
+
+def test_reports_of_versions_without_a_list_are_replaced(out: Path) -> None:
+    (out / ".substyle-files.json").unlink()
+    runner.save_report(real_results(), out, None)
+    assert (out / "README.md").read_text() == "mine"
+
+
+def test_fresh_leaves_logs_and_stores_that_lie_in_a_folder(tmp_path: Path) -> None:
+    for name in ("wandb/run.txt", "tensorboard/events", "store.zarr/mine"):
+        (tmp_path / name).parent.mkdir()
+        (tmp_path / name).write_text("mine")
+    before = contents(tmp_path)
+    outputs.start_fresh(tmp_path)
+    assert contents(tmp_path) == before

@@ -14,8 +14,10 @@ from tests.engine.report.real import BACKBONE, real_results
 from substyle.engine.config import TrackConfig
 from substyle.engine.observability import stage
 from substyle.engine.stages.results import validate_results
+from substyle.engine.study import tracking
 from substyle.engine.study.report import all_tables
 from substyle.engine.study.tracking import tracked
+from substyle.errors import ConfigError, MissingError
 
 
 def study(to: str, out: Path, results: Mapping[str, Any]) -> None:
@@ -76,3 +78,39 @@ def test_a_tracker_that_fails_warns_once_and_the_run_goes_on(
     monkeypatch.setattr(Recorder, "init", lambda self, **_: sys.exit(3))
     study("trackio", tmp_path, real_results())
     assert "SystemExit(3)" in capsys.readouterr().err
+
+
+def test_a_run_that_fails_is_not_shown_as_finished(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    codes = []
+
+    def finish(exit_code: int) -> None:
+        codes.append(exit_code)
+
+    library = ModuleType("wandb")
+    library.__spec__ = SimpleNamespace()  # type: ignore[assignment]
+    run = SimpleNamespace(finish=finish, log=lambda values: None)
+    monkeypatch.setattr(library, "init", lambda **_: run, raising=False)
+    monkeypatch.setitem(sys.modules, "wandb", library)
+    with tracked(TrackConfig(to="wandb"), "run 1", {}, tmp_path):
+        pass
+    with pytest.raises(OSError, match="full"), tracked(TrackConfig(to="wandb"), "run 2", {}, tmp_path):
+        raise OSError("disk is full")
+    assert codes == [0, 1]
+
+
+def test_unknown_and_missing_trackers_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ConfigError, match=r"track\.to"):
+        TrackConfig(to="excel")  # type: ignore[arg-type]
+    monkeypatch.setattr(tracking.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(MissingError, match="pip install 'mlflow'"):
+        study("mlflow", tmp_path, {})
+
+
+def test_metrics_have_names_that_mlflow_allows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    logged: dict[str, float] = {}
+    nothing = dict.fromkeys(("set_experiment", "start_run", "log_params"), lambda *_, **__: None)
+    library = SimpleNamespace(**nothing, log_metrics=lambda values, step: logged.update(values))
+    monkeypatch.setitem(sys.modules, "mlflow", library)
+    tracker = tracking._mlflow(TrackConfig(to="mlflow"), "run 1", {}, tmp_path)
+    tracker.log({"mae:base@layer=3+11,pool=avg/linear/transformation": 0.5}, 1)
+    assert logged == {"mae:base layer 3 11 pool avg/linear/transformation": 0.5}

@@ -18,14 +18,17 @@ from tests.conftest import slow_after
 from substyle.engine.backbones.weights import WeightsError
 from substyle.engine.style_transfer import networks
 from substyle.engine.style_transfer.networks import (
+    ARBITRARY,
     MULTISTYLE,
     DeviceStyles,
     StyleNetwork,
     generator_for,
     model_bytes,
+    picture_of,
     style_picture,
     style_vector,
 )
+from substyle.errors import SubstyleError
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -128,3 +131,18 @@ def test_results_outlive_the_next_call() -> None:
     copy = first.clone()
     net(photographs(2).flip(0))
     assert torch.equal(first, copy)
+
+
+def test_style_picture_is_fixed() -> None:
+    picture = style_picture()
+    assert picture.shape == (256, 256, 3)
+    assert picture.dtype == np.uint8
+    assert np.array_equal(picture, style_picture())
+    assert picture.reshape(-1, 3).std(axis=0).min() > 40
+
+
+def test_another_picture_of_the_same_name_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert picture_of("style_bricks").shape == (256, 256, 3)
+    monkeypatch.setitem(ARBITRARY, "style_bricks", ("gravel.png", ARBITRARY["style_bricks"][1]))
+    with pytest.raises(SubstyleError, match=r"style_bricks.*another gravel\.png"):
+        picture_of("style_bricks")

@@ -13,6 +13,7 @@ import torch
 from PIL import Image, ImageOps
 
 from substyle.engine.style_transfer.networks import ARBITRARY, DeviceStyles, StyleNetwork, generator_for
+from substyle.errors import ConfigError
 from substyle.pipelines.packaged_photographs import canvases, paths
 from substyle.pipelines.transforms import base, registry
 from substyle.pipelines.transforms.registry import load_all, load_file, load_suite
@@ -78,3 +79,9 @@ def test_packaged_pictures_are_decoded_as_ever(file: str) -> None:
     with Image.open(io.BytesIO(content)) as opened:
         square = ImageOps.fit(opened.convert("RGB"), (SIDE, SIDE), Image.Resampling.BICUBIC)
     assert np.array_equal(decode_picture(content).pixels_SSC, np.asarray(square))
+
+
+def test_styles_without_a_picture_are_refused() -> None:
+    base.register(base.Transformation("other", "style", "train", "network", network="arbitrary"))
+    with pytest.raises(ConfigError, match="style_retina and styles with a picture"):
+        generator_for(["wall", "other"])

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from substyle.engine.extensions.claims.claims import claims
-from substyle.engine.report.deciding import more_units
+from substyle.engine.report.deciding import equivalence_needs, more_units
 from substyle.engine.results.model import SCHEMA, entry_of
 from substyle.engine.stages.results import validate_results
 
@@ -330,3 +330,18 @@ def test_a_correlation_needs_backbones() -> None:
     assert "Spearman's rho +1.00 (+0.90 to +1.00), Kendall's tau" in why(claim)
     claim = verdict(shifted(6, 1.0, (0.9, 1.0)), "C6")
     assert (claim["status"], claim["groups"]["shifted"]) == ("contradicted", [f"net{i}" for i in range(6)])
+
+
+def test_without_masked_models_the_other_contrasts_stand() -> None:
+    results = unseen(study({n: kind for n, kind in KINDS.items() if kind != "masked"}), {"supervised": 0.1})
+    assert verdict(results, "C2")["status"] == "not testable"
+    assert verdict(results, "C2 supervised")["status"] == "supported"
+    alone = study({"mae": "masked", "resnet": "supervised"})
+    assert not [each for each in claims(validate_results(alone)) if each.id.startswith("C2 ")]
+
+
+def test_equivalence_needs_photographs_unless_the_difference_is_too_large() -> None:
+    text = equivalence_needs(0.002, 0.016, 0.01, 100, "folders")
+    assert text == "about 300 more folders"  # half as wide, four times as many
+    assert equivalence_needs(-0.012, 0.001, 0.01, 100, "folders").startswith("nothing: the difference is not")
+    assert equivalence_needs(0.0099, 0.01, 0.01, 400, "folders").startswith("nothing within reach")

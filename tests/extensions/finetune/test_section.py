@@ -11,8 +11,10 @@ from scipy.stats import ttest_1samp
 from tests.engine.report.real import of_probes, real_results
 
 from substyle.engine.extensions.finetune.section import finetuned
+from substyle.engine.report.data import labels_of
 from substyle.engine.results.model import entry_of
 from substyle.engine.stages.results import validate_results
+from substyle.engine.study.report import write_report
 
 STYLE = {"class": (0.70, 0.72, 0.71), "joint": (0.80, 0.83, 0.81), "transformation": (0.90, 0.70, 0.71)}
 HALF = 0.013  # of intervals of comparisons
@@ -55,3 +57,10 @@ def test_differences_are_means_over_seeds(results: Any) -> None:  # noqa: ANN401
         half = np.hypot((of_seeds.high - of_seeds.low) / 2, HALF)
         mean = differences.mean()
         assert difference == pytest.approx((mean, mean - half, mean + half))
+
+
+def test_the_page_has_a_section(results: Any, tmp_path: Any) -> None:  # noqa: ANN401
+    page = write_report(validate_results(results), tmp_path).html.read_text()
+    assert 'id="finetuned"' in page
+    assert "alpha + joint, seed 1" in page
+    assert labels_of(validate_results(results))["finetuned:class-0"] == "alpha + class, seed 0"

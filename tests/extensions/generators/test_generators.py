@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ from tests.tables import table_of
 from substyle.engine.extensions.generators import stage
 from substyle.engine.extensions.generators.stage import GeneratorsConfig, contrast, unseen_styles
 from substyle.engine.probes.config import ProbeConfig
-from substyle.engine.probes.crossed import Crossed, mean_over_pairs
+from substyle.engine.probes.crossed import Crossed, jackknife, mean_over_pairs
 from substyle.engine.probes.resampling import ACCURACY, BootstrapResult
 from substyle.engine.stages.execution import folder_of
 from substyle.engine.stages.results import validate_results
@@ -122,3 +123,13 @@ def test_contrasts_are_of_what_was_stored(tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes()[:100])
     with pytest.raises(SubstyleError, match=r"crossed\.npz: cannot read scores"):
         stage.STAGE.of_document(run, validate_results(results))
+
+
+def test_the_jackknife_of_generators_that_differ_is_that_of_their_mean() -> None:
+    rng = np.random.default_rng(1)
+    a_G, b_G = rng.normal(size=(2, 9))
+    score_GG = a_G[:, None] + b_G[None]
+    score_GG[np.diag_indices(9)] = 1e9  # not used
+    assert mean_over_pairs(score_GG) == pytest.approx((a_G + b_G).mean())
+    assert jackknife(score_GG) == pytest.approx((a_G + b_G).std(ddof=1) / 3)
+    assert math.isnan(jackknife(np.ones((2, 2))))

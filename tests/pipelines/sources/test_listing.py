@@ -144,3 +144,9 @@ def test_what_has_to_be_there(tmp_path: Path) -> None:
         with pytest.raises(ConfigError) as caught:
             ImageNetSource(tmp_path, SourceConfig(synsets=path))
         assert (caught.value.field, caught.value.given) == ("source.synsets", str(path))
+
+
+@pytest.mark.parametrize("second", ["a.jpg,dog,train", "a.jpg,cat,test"])
+def test_a_contradiction_is_refused(tmp_path: Path, second: str) -> None:
+    with pytest.raises(ConfigError, match=r"lines 2 and 3 of .*: got 'a.jpg'"):
+        ListSource(listed(tmp_path, f"path,label,split\na.jpg,cat,train\n{second}\n"))

@@ -106,3 +106,27 @@ def test_a_group_that_cannot_be_read_is_not_left_out(tmp_path: Path, monkeypatch
     with pytest.raises(SubstyleError, match=r"source\.group: 2\.jpg cannot be read: Input/output error") as caught:
         open_source(tmp_path, config)
     assert not isinstance(caught.value, ConfigError)  # a store would take the source for one that has moved
+
+
+def test_photographs_are_read_once_and_bad_ones_are_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = picture(Model="A", DateTimeOriginal="no date", ISOSpeedRatings=100)
+    place = whole.index(b"Exif") + 20
+    broken = whole[:place] + b"\xff" * 40 + whole[place + 40 :]
+    for name, data in (("1.jpg", whole), ("2.jpg", b"no picture"), ("3.jpg", broken), ("4.jpg", whole[:30])):
+        (tmp_path / name).write_bytes(data)
+    source = open_source(tmp_path)
+    read: list[str] = []
+    for record in source.records:
+        assert record.read() is not None
+    (tmp_path / "2.jpg").unlink()
+    texts = {"model": "exif:Model", "year": "exif:DateTimeOriginal.year", "iso": "exif:ISOSpeedRatings"}
+    from substyle.pipelines.sources import metadata
+
+    plain = metadata._exif
+    monkeypatch.setattr(metadata, "_exif", lambda data: read.append("") or plain(data))
+    found = read_labels(origins(**texts), [source], [record.key for record in source.records])
+    assert found["model"]["1.jpg"] == "A"
+    assert found["iso"]["1.jpg"] == "100"
+    assert found["year"] == {}
+    assert not {"2.jpg", "4.jpg"} & {key for own in found.values() for key in own}
+    assert len(read) == 3
