@@ -34,3 +34,17 @@ def test_folders_are_made_for_a_file(home: Place) -> None:
         (home / "x" / "y" / "z").write(data)
     assert names(home.sizes(), home) == ["x/y/z"]
     assert (home.free_bytes() or 1) > 0
+
+
+def test_names(home: Place) -> None:
+    there = home / "s.zarr" / "a-7.json"
+    assert (there.name, there.stem, there.suffix) == ("a-7.json", "a-7", ".json")
+    assert there.parent == home / "s.zarr"
+    assert there.parent.parent == home
+    assert there.relative_to(home).as_posix() == "s.zarr/a-7.json"
+    assert str(there) == f"{home}/s.zarr/a-7.json"
+    assert there.absolute() == there
+    assert (home / "a") < (home / "b")
+    assert len({there, home / "s.zarr/a-7.json", home}) == 2
+    with pytest.raises(ValueError, match="other"):
+        there.relative_to(home / "other")

@@ -94,3 +94,22 @@ def test_classes_are_asked_of_the_rows_that_have_one(distances: Distances, monke
         found.append(neighbors.knn(made(16), made(64), (1, 5), classes=True, seed=0))
     assert found[0] == found[1]
     assert distances.banks == [64, 48]
+
+
+@pytest.mark.parametrize("kind", [torch.float32, torch.float16])
+@pytest.mark.parametrize(
+    ("bank", "k", "blocks"), [(40, 7, [16, 16, 8]), (16, 3, [16]), (35, 20, [16, 16, 3]), (3, 9, [3])]
+)
+def test_tensors_are_searched_where_they_lie(
+    distances: Distances, monkeypatch: pytest.MonkeyPatch, kind: torch.dtype, bank: int, k: int, blocks: list[int]
+) -> None:
+    """Block by block, for float16 and float32."""
+    monkeypatch.setattr(neighbors, "BLOCK", 16)
+    queries, there = (torch.from_numpy(rows(count)[::-1].copy()).to(kind) for count in (5, bank))
+    found = neighbors.search_on_gpu(queries, there, k)
+    assert found.dtype == torch.int64
+    expected = (queries.double() @ there.double().T).argsort(1, descending=True)[:, :k]
+    assert torch.equal(found, expected)
+    assert distances.banks == blocks
+    assert {stream for _, stream in distances.stream} == {77}
+    np.testing.assert_array_equal(neighbors.search(queries, there, k), expected)

@@ -15,6 +15,7 @@ from substyle.engine.backbones.lazy import LazyBackbone, sketch
 from substyle.engine.backbones.registry import LoadContext
 from substyle.engine.backbones.runtimes.openvino_builder import OpenVINOBuilder
 from substyle.engine.backbones.spec import SAME_SKETCH, distance, expand
+from substyle.engine.store import catalog
 from substyle.errors import ConfigError, SubstyleError
 from substyle.pipelines.transforms.registry import load_plugin
 
@@ -142,3 +143,23 @@ def test_options_that_a_family_does_not_read_are_refused(name: str, tmp_path: Pa
         registry.check_name(expand(name)[0])
     assert caught.value.field == f"backbone {expand(name)[0]}"
     registry.check_name("mine:folder@layer=0/first")
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "settings"),
+    [
+        ("self.weight * GAIN", "self.weight + GAIN", ""),
+        ("torch.zeros(3)", "torch.ones(3)", ""),
+        ("", "", "2"),  # a file that the code reads
+    ],
+)
+def test_an_edited_network_is_another_backbone(tmp_path: Path, old: str, new: str, settings: str) -> None:
+    source, compiled, key = found(tmp_path / "a", PLUGIN)
+    _, edited, edited_key = found(tmp_path / "b", PLUGIN.replace(old, new), settings)
+    assert source.identity is None  # a plug-in may read anything
+    canvas_BSSC = np.full((1, SIDE, SIDE, 3), 4, np.uint8)
+    assert compiled.embed(canvas_BSSC).tolist() != edited.embed(canvas_BSSC).tolist()
+    assert compiled.spec.weights_hash == edited.spec.weights_hash
+    assert key != edited_key
+    (difference,) = catalog.differences(compiled.describe()[0], edited.describe()[0])
+    assert difference.startswith("embeddings of fixed pictures differ by ")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,10 +13,12 @@ from sklearn.linear_model import LogisticRegression
 from tests.engine.probes.conftest import Make, Quick, features_of
 
 from substyle.engine.probes import linear
+from substyle.engine.probes.config import ProbeConfig
 from substyle.engine.probes.linear import Linear, fit_linear, resampled_images, variant_weights
 from substyle.engine.probes.solver import Fit
 from substyle.engine.probes.tasks import kind_task, transformation_task
 from substyle.engine.probes.trainer import Validation
+from substyle.engine.probes.training_rows import TrainingRows
 from substyle.kernels.probe_heads import Heads
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -103,3 +107,60 @@ def test_kind_classes_weigh_the_same(make_table: Make) -> None:
     transformation = transformation_task(table, 0)
     assert transformation is not None
     assert variant_weights(transformation, np.array([0, 3])).tolist() == [1, 0, 0, 1, 0, 0, 0, 0]
+
+
+@pytest.mark.parametrize(
+    ("accuracies", "stalled", "of_resamples"),
+    [
+        ((500, 501), False, 0),
+        ((500, 510, 511), False, 1),
+        ((500, 503, 502), False, 0),  # the first agrees with the last, though not with the second
+        ((500, 510, 501, 502), False, 2),  # it does so by chance: a tighter one does not
+        ((500, 520, 510, 519), False, 3),  # never, within three reductions
+        ((500, 510, 501), True, 1),  # the last does not reach its tolerance
+        ((500, 501), True, 0),
+    ],
+)
+def test_resamples_have_the_loosest_tolerance_that_agrees(
+    accuracies: tuple[float, ...],
+    stalled: bool,
+    of_resamples: int,
+    make_table: Make,
+    quick: Quick,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Each fit starts at the last one and leaves it: a third of the gradient that it has reached is the next goal."""
+    features, task = features_of(table := make_table(), transformation_task(table, 0))
+    seen: list[Heads] = []
+    fits: list[Fit] = []
+    fit_heads = linear.fit_heads
+
+    def fitted(rows: TrainingRows, config: ProbeConfig, Cs: Sequence[float], *given: Any, **more: Any) -> Fit:  # noqa: ANN401
+        made = fit_heads(rows, config, Cs, *given, **more)
+        if given and given[0] is not None:
+            fits.append(made)
+        return made
+
+    def compared(_: object, a: Heads, b: Heads, within: float) -> tuple[float, bool]:
+        seen.extend(heads for heads in (b, a) if heads not in seen)
+        difference = (accuracies[seen.index(a)] - accuracies[seen.index(b)]) / 1000
+        return difference, abs(difference) <= within + 1e-9
+
+    monkeypatch.setattr(linear, "compare", compared)
+    monkeypatch.setattr(linear, "fit_heads", fitted)
+    config = quick(doublings=3)
+    if stalled:
+        last = len(accuracies) - 1
+        monkeypatch.setattr(Fit, "converged_K", property(lambda own: np.array([len(fits) < last])))
+    found = fit_linear(features, task, config, resampled_images(task, np.arange(len(table.keys)), 1, 0))
+    assert len(seen) == len(accuracies)
+    assert found.agreed == found.describe()["converged"] == (of_resamples < 3 and not stalled)
+    assert found.difference == pytest.approx((accuracies[-1] - accuracies[-2]) / 1000)
+    assert found.fit is fits[-1]
+    assert all(not torch.equal(a.w1, b.w1) for a, b in pairwise(seen))
+    for before, after in pairwise(fits):
+        assert after.tolerance_K[0] == before.gradient_K[0] / 3
+    assert found.resampled is not None
+    assert (
+        found.resampled.tolerance_K[0] == [config.expert.tolerance, *(fit.tolerance_K[0] for fit in fits)][of_resamples]
+    )

@@ -291,3 +291,19 @@ def test_many_backbones_do_not_make_long_sentences() -> None:
     results["comparisons"] = []
     assert max(len(finding.text) for finding in findings(validate_results(results))) < 1500
     assert "more" in text(results, "Transformation")
+
+
+def test_multitask_says_only_what_its_intervals_say() -> None:
+    results = all_converged(real_results(*TWO))
+    for name, interval in (("alpha", [-0.03, -0.01]), ("beta", [-0.02, 0.01])):
+        difference = results["backbones"][name]["multitask"]["difference"]
+        difference["transformation"] = estimate(sum(interval) / 2, *interval) | {"ci90": interval}
+        difference["class"] = estimate(0.0, -0.012, 0.012) | {"ci90": [-0.009, 0.009]}
+    said = text(results, "Multi-task")
+    assert "transformation is clearly worse on alpha (−3.0 to −1.0 points)" in said
+    assert "transformation shows no clear difference on 1 other backbone;" in said
+    assert "class is equivalent within 1 point on 2 backbones." in said
+    results["backbones"]["alpha"]["multitask"]["converged"] = False
+    said = text(results, "Multi-task")
+    assert "clearly worse" not in said
+    assert said.endswith("not converged: alpha.")

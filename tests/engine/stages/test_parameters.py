@@ -121,3 +121,21 @@ def test_the_suite_file_of_a_store_is_asked_for() -> None:
 
 def test_without_validation_photographs_some_of_the_training_ones_select() -> None:
     assert found_in(some(counts=(100, 0, 60)))["gaussian_blur"]["sigma"]["r2"]["value"] > 0.95
+
+
+def test_which_parameters_are_predicted() -> None:
+    known = families(SUITE)
+    assert list(known) == ["gaussian_blur", "hue_shift", "line_halftone"]
+    assert [(t.name, t.period) for t in known["line_halftone"][1]] == [("pitch", 0.0), ("angle", 180.0)]
+    assert [(t.name, t.period) for t in known["hue_shift"][1]] == [("hue", 360.0)]
+    rain, order = (families((name,)) for name in ("rain", "channel_permute"))
+    assert [t.name for t in rain["rain"][1]] == ["drops", "angle"]
+    assert rain["rain"][1][1].period == 0.0  # from 70 to 110 degrees
+    assert order == {}  # no number
+    assert families(("flip",)) == {}  # a choice of cases
+    icons = {each.name: each.period for each in families(("icon_overlay",))["icon_overlay"][1]}
+    assert (icons["shift_x"], icons["hue"], icons["angle"]) == (1.0, 360.0, 0.0)
+    assert "page" not in icons
+    assert response_of(base.Uniform("angle", -90, 90, "degree")) == Response("angle", "degree", 0.0)
+    severities = families(("imagenet_c_fog@1", "imagenet_c_fog@3"))
+    assert severities == {"imagenet_c_fog": ([0, 1], [Response("severity", "", 0.0)])}
