@@ -52,6 +52,7 @@ def test_a_repository_whose_weights_do_not_fit_is_no_network(repository: Path, s
         load("timm:hf-hub:me/tiny", CONTEXT)
 
 
+@pytest.mark.slow
 def test_a_repository_of_open_clip(repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import open_clip
 

@@ -118,6 +118,7 @@ def test_a_network_that_cannot_be_exported_has_a_sketch_alone(tmp_path: Path) ->
         _ = source.graph
 
 
+@pytest.mark.slow
 def test_layers_apart_and_together_have_gates_of_their_own() -> None:
     context = LoadContext(64, 2, 0, None)
     names = [f"control:random:test_vit@layer={layers}" for layers in ("0:2", "0+2")]

@@ -117,6 +117,7 @@ def test_what_cannot_be_is_refused_before_anything_is_made(
     assert not (tmp_path / "s.zarr").exists()
 
 
+@pytest.mark.slow
 def test_run_takes_device_and_runtime_from_the_study_or_the_command_line(
     tmp_path: Path, two_classes: Path, uncompiled: None, capsys: pytest.CaptureFixture[str]
 ) -> None:
