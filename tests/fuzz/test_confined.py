@@ -504,8 +504,9 @@ def ends_well(confined: Confined, command: str, path: Path, *, may_read: bool = 
     if errors:
         assert len(errors[0]) < 4000, said
         inside = [each.name for each in path.rglob("*")] if path.is_dir() and not path.is_symlink() else []
-        # a study's field is named by its path in the study file
-        assert any(name in errors[0] for name in (path.name, *inside)) or arguments[0] == "plan", said
+        # a value is named by its field
+        named = any(name in errors[0] for name in (path.name, *inside))
+        assert named or ": got " in errors[0] or arguments[0] == "plan", said
     return bool(errors)
 
 
