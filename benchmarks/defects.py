@@ -2,11 +2,13 @@
 
     python -m pytest -m "not slow" --cov=engine --cov=kernels --cov=pipelines --cov-context=test  # in TREE
     python -m benchmarks.defects TREE --coverage TREE/.coverage
+    python -m benchmarks.defects TREE --coverage TREE/.coverage --caught benchmarks/results/defects.json  # still?
 
 Each defect of ``defects.json`` changes one line: 80 are drawn by cosmic-ray (seed 0, weighted by lines of code), 20
 undo mends of wrong numbers and of unsafe input. TREE is a clone with an environment of its own, in which each is made,
 the tests that run its line are run until one fails, and the line is restored. ``benchmarks/results/defects.json`` keeps
-which were caught, by commit; a defect that no test runs has survived.
+which were caught, by commit; a defect that no test runs has survived. With ``--caught``, the defects that an earlier
+result caught are made again, for ``defects_again.json``: tests may go while all of these are caught.
 """
 
 from __future__ import annotations
@@ -22,25 +24,31 @@ from pathlib import Path
 from typing import Any
 
 FILE = Path(__file__).with_name("defects.json")
-RESULTS = Path(__file__).parent / "results" / "defects.json"
-LIMIT = 900  # seconds for the tests of a defect; one that never ends is caught as a user would notice it
+RESULTS = Path(__file__).parent / "results"
+LIMIT = 3600  # seconds for the tests of a defect; one that never ends is caught as a user would notice it
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("tree", type=Path)
     parser.add_argument("--coverage", type=Path, required=True, help="of the fast tests of TREE, with a context a test")
+    parser.add_argument("--caught", type=Path, help="an earlier result, whose caught defects are made again")
     options = parser.parse_args()
     tree: Path = options.tree.resolve()
     commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=tree, check=True, capture_output=True, text=True)
     found: list[dict[str, Any]] = []
-    for defect in json.loads(FILE.read_text()):
+    results, defects = RESULTS / "defects.json", json.loads(FILE.read_text())
+    if options.caught is not None:
+        earlier = json.loads(options.caught.read_text())["defects"]
+        caught = {(each["file"], each["after"]) for each in earlier if each["outcome"] == "caught"}
+        results = RESULTS / "defects_again.json"
+        defects = [each for each in defects if (each["file"], each["after"]) in caught]
+    for defect in defects:
         outcome = _outcome(tree, defect, options.coverage)
         found.append({key: defect[key] for key in ("file", "before", "after")} | outcome)
-        RESULTS.write_text(json.dumps({"commit": commit.stdout.strip(), "defects": found}, indent=1) + "\n")
+        results.write_text(json.dumps({"commit": commit.stdout.strip(), "defects": found}, indent=1) + "\n")
         print(f"{len(found):4} {found[-1]['outcome']:9} {found[-1]['file']}: {defect['after'].strip()}", flush=True)
-    caught = sum(each["outcome"] == "caught" for each in found)
-    print(f"{caught} of {len(found)} caught")
+    print(f"{sum(each['outcome'] == 'caught' for each in found)} of {len(found)} caught")
     return 0
 
 
@@ -68,8 +76,10 @@ def _outcome(tree: Path, defect: dict[str, Any], coverage: Path) -> dict[str, An
             return {"outcome": "caught", "tests": len(tests), "by": "it does not end"}
         finally:
             path.write_text(text)
-    by = next((line.split()[1] for line in ended.stdout.splitlines() if line.startswith(("FAILED", "ERROR"))), "")
-    return {"outcome": "caught" if ended.returncode else "survived", "tests": len(tests), "by": by}
+    by = next((line.split()[1] for line in ended.stdout.splitlines() if line.startswith(("FAILED ", "ERROR "))), "")
+    if ended.returncode and not by:
+        raise SystemExit(f"no test ran: {ended.stdout[-2000:]}{ended.stderr[-2000:]}")
+    return {"outcome": "caught" if by else "survived", "tests": len(tests), "by": by}
 
 
 def _tests(coverage: Path, path: Path, line: int) -> Iterator[str]:

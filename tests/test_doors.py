@@ -144,3 +144,7 @@ def test_each_danger_is_seen() -> None:
     assert len(dangers) == 26
     assert [ast.unparse(each) for each in dangers if not list(uses(ast.Module([each], [])))] == []
     assert list(uses(ast.parse(SAFE))) == []
+
+
+def test_no_permission_is_left_over() -> None:
+    assert set(ALLOWED) - set(found()) == set()

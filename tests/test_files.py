@@ -11,6 +11,8 @@ import pytest
 from substyle import files
 from substyle.files import UnsafeFileError
 
+AWAY = ("", ".", "..", "/", "/x", "../x", "x/..", "x/../y", "./x", "x/", "x//y", "x\\y", "x\0", "\\..\\x", "x/./y")
+
 
 def test_links_on_the_way(tmp_path: Path) -> None:
     (tmp_path / "real").mkdir()
@@ -130,3 +132,23 @@ def test_private_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
         return
     with pytest.raises(UnsafeFileError, match="belongs to another user"):
         files.private_folder(path)
+
+
+@pytest.mark.parametrize("name", AWAY)
+def test_names_that_are_not_inside(tmp_path: Path, name: str) -> None:
+    with pytest.raises(UnsafeFileError, match="not a name inside a folder"):
+        files.inside(tmp_path, name)
+
+
+@pytest.mark.parametrize("name", ["x", "x/y.png", ".hidden", "..x", "x..", "...", "a b/ü", "x:y", "~", "$HOME", "-rf"])
+def test_names_that_are_inside(tmp_path: Path, name: str) -> None:
+    assert files.inside(tmp_path, name) == tmp_path / name
+
+
+def test_permissions(tmp_path: Path) -> None:
+    before = os.umask(0o027)
+    try:
+        assert stat.S_IMODE(files.write(tmp_path / "x", b"").stat().st_mode) == 0o640
+        assert stat.S_IMODE(files.write(tmp_path / "y", b"", mode=0o600).stat().st_mode) == 0o600
+    finally:
+        os.umask(before)

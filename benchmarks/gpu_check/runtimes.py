@@ -84,7 +84,7 @@ def _eager(bench: Bench, front: Preprocessed, canvas: torch.Tensor) -> float:
 
 
 def _tensorrt(bench: Bench, label: str, model: str, eight: EightBits | None, rates: dict[str, float]) -> Iterator[Row]:
-    """In bf16, or in 8 bits, which are told and not judged: weights are random, and a gate sees trained ones."""
+    """In bf16, or in 8 bits. Agreement is reported, not judged: weights are random, and a gate sees trained ones."""
     from substyle.engine.backbones import export
     from substyle.engine.backbones.runtimes import tensorrt
 

@@ -134,8 +134,7 @@ class Samples(ABC):
 
     def __init__(self, pipeline: PixelPipeline, seed: int) -> None:
         self.pipeline, self.seed = pipeline, seed
-        self.fingerprint = functools.cache(self._fingerprint)
-        """Returns a digest that changes with any pixel of a transformation's pictures."""
+        self._fingerprints: dict[str, str] = {}
         self._made: dict[tuple[str, tuple[int, ...]], NDArray[np.uint8]] = {}
 
     @property
@@ -198,8 +197,13 @@ class Samples(ABC):
     def _varied(self, make: VariantMaker, canvas_BSSC: NDArray[np.uint8], keys: Sequence[str]) -> Iterator[Variant]:
         yield from make(torch.from_numpy(canvas_BSSC).to(self.pipeline.target.torch_device), keys)
 
-    def _fingerprint(self, name: str) -> str:
-        return self.digest([name], lambda: list(self.pictures({name: range(self.images())}).values()))
+    def fingerprint(self, name: str) -> str:
+        """Return a digest that changes with any pixel of a transformation's pictures."""
+        if name not in self._fingerprints:
+            self._fingerprints[name] = self.digest(
+                [name], lambda: list(self.pictures({name: range(self.images())}).values())
+            )
+        return self._fingerprints[name]
 
     def digest(self, names: Sequence[str], make: Callable[[], list[NDArray[np.uint8]]]) -> str:
         """Return a digest of everything that affects variants, or of their pixels if a plug-in computes some."""
@@ -254,9 +258,12 @@ class PackagedSamples(Samples):
                     kept.append(variant.pixels_BSSC.numpy(force=True))
         return kept
 
-    @functools.cache  # noqa: B019 - samples live as long as a run
     def extra_fingerprint(self) -> str:
         """Return a digest of everything that affects `extra_samples`."""
+        return self._extra_fingerprint
+
+    @cached_property
+    def _extra_fingerprint(self) -> str:
         return self.digest(self.names(), self.extra_samples)
 
 

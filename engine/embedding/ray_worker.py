@@ -91,9 +91,7 @@ class Worker:
         source, *others = map(identity.open_entry, spec.sources)
         pipeline = PixelPipeline(spec.settings, spec.config)
         plan = EmbedPlan(source, spec.store, pipeline, part=spec.part, match=Match(others=tuple(others)))
-        store.require_definitions(
-            plan.pipeline.definitions
-        )  # plug-ins and suite files may have changed since the run began
+        store.require_definitions(pipeline.definitions)  # plug-ins and suite files may have changed since the run began
         compiled = prepare_backbones(spec.backbones, plan.samples(), quiet=True)
         described = [facts for backbone in compiled for facts in backbone.describe()]
         with lock.mutex(spec.store):  # another processor's pixels are recorded

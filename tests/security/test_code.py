@@ -299,3 +299,38 @@ def test_the_program_imports_nothing_of_the_current_folder(tmp_path: Path) -> No
     command = [sys.executable, "-m", "substyle", "--version"]
     ran = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
     assert "ran" not in ran.stdout
+
+
+def test_the_folder_of_ray_is_for_this_user_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ray gives its own folder mode 0777."""
+    ray = pytest.importorskip("ray")
+    seen: list[Path] = []
+
+    def init(*, _temp_dir: str, **_: object) -> None:
+        place = Path(_temp_dir)
+        place.mkdir()
+        place.chmod(0o777)
+        seen.append(place)
+
+    monkeypatch.setattr(ray, "init", init)
+    monkeypatch.setattr(ray, "shutdown", lambda: None)
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    with ray_cluster.joined(ray_cluster.ExecutorConfig(kind="ray"), {}):
+        assert mode(seen[0].parent) == 0o700
+        assert seen[0].parent != Path("/tmp")
+        # the longest socket of Ray must have a path of less than 108 bytes
+        longest = "session_2026-12-31_23-59-59_999999_4194304/sockets/raylet.4194304"
+        assert len(str(seen[0] / longest)) < 108
+    assert not seen[0].parent.exists()
+
+
+def test_workers_of_ray_import_nothing_of_the_current_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ray = pytest.importorskip("ray")
+    given: dict[str, Any] = {}
+    monkeypatch.setattr(ray, "init", lambda **options: given.update(options, safe=os.environ["PYTHONSAFEPATH"]))
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)  # by another test
+    monkeypatch.setattr(ray, "shutdown", lambda: None)
+    with ray_cluster.joined(ExecutorConfig("ray"), {"CPU": 1.0}):
+        assert given["safe"] == "1"
+        assert given["job_config"]._runtime_env_has_working_dir()  # Ray would add the current folder otherwise
+        assert not given["job_config"]._py_driver_sys_path

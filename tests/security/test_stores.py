@@ -14,7 +14,7 @@ import pytest
 from tests.security.conftest import Outside
 
 from substyle.engine.cli import main
-from substyle.engine.store import catalog, compaction, identity, manifest
+from substyle.engine.store import catalog, compaction, identity, lock, manifest
 from substyle.engine.store.files import digest, encoded
 from substyle.engine.store.layout import HEADER, StoreError
 from substyle.engine.store.store import EmbeddingStore
@@ -237,3 +237,10 @@ def test_fresh_does_not_follow_links(tmp_path: Path, foreign: Path, outside: Out
         outputs.start_fresh(out)
     assert os.path.lexists(out / part)
     assert contents(foreign) == before
+
+
+def test_the_mutex_of_a_store_is_no_link(foreign: Path, outside: Outside) -> None:
+    (foreign / lock.MUTEX).unlink(missing_ok=True)
+    (foreign / lock.MUTEX).symlink_to(outside.path / "made")
+    with pytest.raises(StoreError), lock.mutex(foreign):
+        pass

@@ -101,3 +101,17 @@ def test_messages_are_redacted() -> None:
         assert str(pickle.loads(pickle.dumps(error))) == str(error)
     assert redacted("a@b: c, /x/y@z and 3:/4") == "a@b: c, /x/y@z and 3:/4"
     assert redacted("s3://bucket/train-{0..3}.tar") == "s3://bucket/train-{0..3}.tar"
+
+
+@pytest.mark.parametrize("field", ["images", "store", "source.names", "shift.x", "domains.x"])
+@pytest.mark.parametrize("address", ADDRESSES)
+def test_secrets_in_study_files(
+    address: str, field: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "s.toml").write_text(f'name = "s"\nbackbones = ["control:pixels"]\n{field} = "{address}"\n')
+    words = ["run", "s.toml", *(["--images", "images"] if field != "images" else [])]
+    assert main(words) in (1, 2)
+    said = capsys.readouterr()
+    assert "SECRET" not in said.out + said.err
+    assert [path.name for path in tmp_path.iterdir()] == ["s.toml"]

@@ -17,6 +17,7 @@ from tests.engine.report.real import (
 from substyle.engine.probes.outcomes import GENERAL
 from substyle.engine.report import curves
 from substyle.engine.report.answers import answer
+from substyle.engine.report.curves import severity_plots
 from substyle.engine.report.data import Column, Table, labelled, labels_of
 from substyle.engine.report.findings import findings, unconverged
 from substyle.engine.report.page import flat, write_tables
@@ -268,6 +269,18 @@ def swept() -> dict[str, Any]:
         swept["backbones"][name]["transformation"]["linear"]["by_severity"] = {"fog": curve}
         swept["backbones"][name]["sensitivity"] = {"fog@2": estimate(0.3)}
     return swept
+
+
+def test_the_plot_says_who_names_it_later(swept: dict[str, Any]) -> None:
+    (plot,) = severity_plots(validate_results(swept))
+    assert (plot.name, plot.last) == ("fog", 2)
+    assert len({curve.colour for curve in plot.curves}) == 2
+    assert "clearly later" in plot.summary
+    assert "(4.0)" in plot.summary
+    for each in swept["backbones"].values():
+        for curve in ((each.get("transformation") or {}).get("linear") or {}).get("by_severity", {}).values():
+            curve["halfway"] |= {"low": 0.5, "high": 5.0}
+    assert "no other backbone is clearly later" in severity_plots(validate_results(swept))[0].summary
 
 
 @pytest.mark.usefixtures("figures")
