@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from substyle.engine.stages.registry import REPORTED
 from substyle.engine.stages.stamp import StaleError, note_of
 from substyle.engine.store.store import EmbeddingStore
-from substyle.engine.store.table import I64, EmbeddingTable, open_tables, store_facts
+from substyle.engine.store.table import I64, EmbeddingTable, open_tables
 
 
 def tables(
@@ -24,7 +24,8 @@ def tables(
     """
     names = backbones or [entry.name for entry in store.backbones()]
     found = open_tables(store, names, transformations)
-    left_out = len(store.manifest().keys) - len(store_facts(store).quarantined) - len(found[0].keys)
+    manifest = store.manifest()
+    left_out = len(manifest.keys) - len(store.notes(manifest).reasons) - len(found[0].keys)
     if left_out:
         print(
             f"{store.path}: ignoring {left_out} photographs that are not embedded in all "

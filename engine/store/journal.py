@@ -7,6 +7,7 @@ with the same content. The name of each file ends in a digest of its content, wh
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -17,7 +18,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from substyle.engine.store import records
+from substyle.engine import cache
+from substyle.engine.store import manifest, records
 from substyle.engine.store.files import digest, read_named, write_once
 from substyle.engine.store.layout import StoreError
 from substyle.engine.store.manifest import COLUMNS, ROWS, as_hex
@@ -98,16 +100,6 @@ def read_index(store: Place) -> Index:
         return Index.of_tables([loose, *at_once(read_rows, current.tables)])
 
     return _committed(store, index)
-
-
-def read_records(store: Place) -> list[pa.Table]:
-    """Read all records as tables of `SCHEMA`; some may repeat. Raises StoreError if a file is damaged."""
-
-    def tables(current: Files) -> list[pa.Table]:
-        loose = as_table(read_loose(current.loose).items())
-        return [loose, *at_once(lambda path: _decoded(path, records.decode_table), current.tables)]
-
-    return _committed(store, tables)
 
 
 def read(store: Place) -> list[Record]:
@@ -213,6 +205,20 @@ class Notes(FileNotes):
     indistinct: dict[str, NDArray[np.bool_]]
     files: Mapping[str, FileNotes]
 
+    @cached_property
+    def first_N(self) -> NDArray[np.int64]:
+        """First near-duplicate of each image, the image itself if there is none or it is not valid. Shape: (N,).
+
+        Kept in the user's cache: a million images take five seconds.
+        """
+        first_N = np.arange(len(self.known_N))
+        own = np.flatnonzero(self.ok_N & self.seen_N)  # imported embeddings have no thumbnails
+        small_NRC = self.small_NRC[own]
+        name = f"near-duplicates/{hashlib.sha256(small_NRC.data).hexdigest()[:24]}"
+        found = np.frombuffer(cache.fetch(name, lambda: manifest.groups(small_NRC).tobytes()), np.int64)
+        first_N[own] = own[found]
+        return first_N
+
     def again(self, images: slice, row_N: NDArray[np.int64]) -> list[ImageNote]:
         """Notes on consecutive images, for a record of embeddings for which no file was read."""
         numbers = zip(
@@ -226,48 +232,69 @@ class Notes(FileNotes):
 
 def read_notes(store: Place, row_N: NDArray[np.int64]) -> Notes:
     """Read the notes on the images in ascending rows. Raises StoreError if a file of the journal is damaged."""
-    table = pa.concat_tables([each.select(["id", "backbone", "images", "files"]) for each in read_records(store)])
-    # sorted, so that the last record of a row does not depend on how records are stored
-    table = table.sort_by([("backbone", "ascending"), ("id", "ascending")])
-    images, files = (_of_rows(table[name], row_N) for name in ("images", "files"))
-    count, at_I = len(row_N), np.searchsorted(row_N, images["row"].to_numpy())
-    last_N = np.full(count, -1)
-    np.maximum.at(last_N, at_I, np.arange(len(at_I)))
-    noted = _file_notes(images, row_N)
-    thumbnails = images["thumbnail"].combine_chunks().take(pa.array(last_N[noted.known_N]))
+    return _committed(store, lambda current: _notes(current, row_N))
+
+
+def _notes(current: Files, row_N: NDArray[np.int64]) -> Notes:
+    """Notes of some files, of which one is in memory at a time."""
+    count = len(row_N)
+    noted, last_N = _blank(count), np.zeros(count, np.uint64)
     small_NX, seen_N = np.zeros((count, THUMBNAIL_BYTES), np.uint8), np.zeros(count, np.bool_)
-    small_NX[noted.known_N] = _fixed(thumbnails, THUMBNAIL_BYTES)
-    seen_N[noted.known_N] = _filled(thumbnails)
+    indistinct: dict[str, NDArray[np.bool_]] = {}
+    files: dict[str, FileNotes] = {}
+
+    def add(table: pa.Table) -> None:
+        # the last record of a row must not depend on how records are stored
+        table = table.select(["id", "images", "files"]).sort_by("id")
+        images, of_files = (_of_rows(table, name, row_N) for name in ("images", "files"))
+        at_I = np.searchsorted(row_N, images["row"].to_numpy())
+        _add(noted, images, at_I)
+        thumbnails, id_I = images["thumbnail"].combine_chunks(), images["id"].to_numpy()
+        newer = np.flatnonzero(id_I >= last_N[at_I])
+        small_NX[at_I[newer]] = _fixed(thumbnails, THUMBNAIL_BYTES)[newer]
+        seen_N[at_I[newer]] = _filled(thumbnails)[newer]
+        last_N[at_I[newer]] = id_I[newer]
+        for name, there_N in _indistinct(images["indistinct"].combine_chunks(), at_I, count).items():
+            indistinct[name] = indistinct.get(name, False) | there_N
+        for name in pc.unique(of_files["transformation"]).to_pylist():
+            own = of_files.filter(pc.equal(of_files["transformation"], name))
+            _add(files.setdefault(name, _blank(count)), own, np.searchsorted(row_N, own["row"].to_numpy()))
+
+    add(as_table(read_loose(current.loose).items()))
+    for path in current.tables:
+        add(_decoded(path, records.decode_table))
     return Notes(
         **vars(noted),
         small_NRC=small_NX.reshape(-1, ROWS, COLUMNS),
         seen_N=seen_N,
-        indistinct=_indistinct(images["indistinct"].combine_chunks(), at_I, count),
-        files={
-            name: _file_notes(files.filter(pc.equal(files["transformation"], name)), row_N)
-            for name in sorted(pc.unique(files["transformation"]).to_pylist())
-        },
+        indistinct=dict(sorted(indistinct.items())),
+        files=dict(sorted(files.items())),
     )
 
 
-def _of_rows(lists: pa.ChunkedArray, row_N: NDArray[np.int64]) -> pa.Table:
-    """Notes on the images in these rows, as a table."""
-    notes = pa.Table.from_struct_array(pc.list_flatten(lists))
+def _of_rows(table: pa.Table, name: str, row_N: NDArray[np.int64]) -> pa.Table:
+    """Notes on the images in these rows in a column of lists, each with the ``id`` of its record."""
+    notes = pa.Table.from_struct_array(pc.list_flatten(table[name]))
+    record_I = pc.list_parent_indices(table[name].combine_chunks())
+    notes = notes.append_column("id", table["id"].combine_chunks().take(record_I))
     inside_I = pc.is_in(notes["row"], pa.array(row_N))
     return notes if pc.all(inside_I).as_py() in (True, None) else notes.filter(inside_I)
 
 
-def _file_notes(notes: pa.Table, row_N: NDArray[np.int64]) -> FileNotes:
-    at_I = np.searchsorted(row_N, notes["row"].to_numpy())
-    known_N, content_N2 = np.zeros(len(row_N), np.bool_), np.zeros((len(row_N), 2), np.uint64)
-    mark_N = np.zeros(len(row_N), np.int64)
-    known_N[at_I] = True
+def _blank(count: int) -> FileNotes:
+    """No note on any of N images."""
+    return FileNotes(np.zeros(count, np.bool_), {}, np.zeros((count, 2), np.uint64), np.zeros(count, np.int64))
+
+
+def _add(noted: FileNotes, notes: pa.Table, at_I: NDArray[np.int64]) -> None:
+    """Add notes on the images at these positions."""
+    noted.known_N[at_I] = True
     # equal in all passes that read the file
-    np.maximum.at(content_N2, at_I, _fixed(notes["content"].combine_chunks(), CONTENT_BYTES).view(">u8"))
-    np.maximum.at(mark_N, at_I, notes["mark"].to_numpy())
+    np.maximum.at(noted.content_N2, at_I, _fixed(notes["content"].combine_chunks(), CONTENT_BYTES).view(">u8"))
+    np.maximum.at(noted.mark_N, at_I, notes["mark"].to_numpy())
     bad_I = np.flatnonzero(pc.not_equal(notes["reason"], "").to_numpy())
-    reasons = dict(zip(at_I[bad_I].tolist(), notes["reason"].take(pa.array(bad_I)).to_pylist(), strict=True))
-    return FileNotes(known_N, reasons, content_N2, mark_N)
+    for at, reason in zip(at_I[bad_I].tolist(), notes["reason"].take(pa.array(bad_I)).to_pylist(), strict=True):
+        noted.reasons[at] = max(reason, noted.reasons.get(at, ""))  # of several passes, in any order
 
 
 def _filled(values: pa.LargeBinaryArray) -> NDArray[np.bool_]:

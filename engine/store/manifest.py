@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import lru_cache
 from itertools import combinations
@@ -177,25 +177,36 @@ def _segment(path: Place) -> tuple[pa.Table, SourceEntry]:
 
 def _manifest(table: pa.Table) -> Manifest:
     """Parse the concatenated segments. Raises ValueError if they contradict each other."""
-    keys, names, splits, given = (limits.values(table[name]) for name in ("key", "class_name", "split", "given"))
-    labels = table["label"].to_pylist()
+    keys = limits.values(table["key"])
     if None in keys or len(set(keys)) < len(keys):
         raise ValueError("duplicate or missing image keys")
-    if not set(splits) <= set(SPLITS) or not set(given) <= {*SPLITS, None}:
-        raise ValueError("missing or unknown splits")
-    pairs = {(label, name) for label, name in zip(labels, names, strict=True)} - {(UNLABELLED, None)}
-    class_names = dict(pairs)
-    known = set(class_names.values())
-    if set(class_names) != set(range(len(pairs))) or None in known or len(known) < len(pairs):
+    split_N, given_N = (_numbers(table[name], SPLITS.index) for name in ("split", "given"))
+    if (split_N < 0).any() or table["label"].null_count:
+        raise ValueError("missing splits or labels")
+    known: dict[str, int] = {}
+    name_N = _numbers(table["class_name"], lambda name: known.setdefault(name, len(known)))
+    label_N = table["label"].to_numpy().astype(np.int64)
+    pair_P = np.unique(label_N * (len(known) + 1) + name_N + 1)
+    label_C, name_C = np.divmod(pair_P[pair_P != -(len(known) + 1)], len(known) + 1)  # without those of neither
+    if not np.array_equal(label_C, np.arange(len(label_C))) or {*name_C.tolist()} != {*range(1, len(label_C) + 1)}:
         raise ValueError("labels and class names do not match")
     return Manifest(
         row_N=table["row"].to_numpy(),
         keys=tuple(keys),
-        label_N=np.array(labels, dtype=np.int64),
-        class_names=tuple(class_names[i] for i in range(len(pairs))),
-        split_N=np.array([SPLITS.index(name) for name in splits], dtype=np.int8),
-        given_N=np.array([-1 if name is None else SPLITS.index(name) for name in given], dtype=np.int8),
+        label_N=label_N,
+        class_names=tuple(list(known)[i - 1] for i in name_C.tolist()),
+        split_N=split_N.astype(np.int8),
+        given_N=given_N.astype(np.int8),
     )
+
+
+def _numbers(column: pa.ChunkedArray, number: Callable[[str], int]) -> NDArray[np.int64]:
+    """Map each string of a coded column to a number, null to -1. Calls ``number`` once for each distinct string."""
+    parts = [np.zeros(0, np.int64)]
+    for chunk in column.chunks:
+        of_code = np.array([*map(number, chunk.dictionary.to_pylist()), -1])
+        parts.append(of_code[chunk.indices.fill_null(-1).to_numpy(zero_copy_only=False)])
+    return np.concatenate(parts)
 
 
 def segments(store: Place) -> list[Place]:

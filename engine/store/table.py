@@ -392,8 +392,10 @@ def open_tables(
         raise StoreError(
             f"{store.path}: {', '.join(backbones)}: no finished shard with a valid image in all transformations"
         )
-    row_N, first_N = manifest.row_N[index_N], _first(noted, index_N)
-    split_N = manifest.split_N[index_N][first_N]
+    row_N = manifest.row_N[index_N]
+    # the first of all valid near-duplicates, also where it is not finished: splits are the same in all tables
+    split_N = manifest.split_N[noted.first_N[index_N]]
+    _, first, group_N = np.unique(noted.first_N[index_N], return_index=True, return_inverse=True)
     definitions_T = [by_name[0][name] for name in names]  # those of all backbones, see `require_definitions`
     absent_TN, distinct_TN = _absent_and_distinct(noted, names, index_N)
     # variants were rendered with the motifs of the image's split at that time
@@ -410,7 +412,7 @@ def open_tables(
         split_N=split_N,
         distinct_TN=distinct_TN,
         content_N2=noted.content_N2[index_N],
-        first_N=first_N,
+        first_N=first[group_N],
         thumbnail_NRC=noted.small_NRC[index_N],
         seen_N=noted.seen_N[index_N],
         generators=tuple(str(d.get("generator", "")) for d in definitions_T),
@@ -448,10 +450,7 @@ def store_facts(store: EmbeddingStore) -> StoreFacts:
     finished = store.finished()
     manifest = store.manifest()
     noted = store.notes(manifest)
-    index_N = np.flatnonzero(noted.ok_N)
-    first_N, split_N = _first(noted, index_N), manifest.split_N[index_N]
-    every_N = manifest.split_N.copy()
-    every_N[index_N] = split_N[first_N]
+    split_N = manifest.split_N[noted.first_N]
     return StoreFacts(
         quarantined={manifest.keys[i]: noted.reasons[i] for i in sorted(noted.reasons)},
         indistinct={name: int(there_N.sum()) for name, there_N in sorted(noted.indistinct.items()) if there_N.any()},
@@ -460,10 +459,10 @@ def store_facts(store: EmbeddingStore) -> StoreFacts:
             for name, files in noted.files.items()
             if (reasons := {manifest.keys[i]: why for i, why in sorted(files.reasons.items()) if noted.ok_N[i]})
         },
-        moved=tuple(manifest.keys[i] for i in index_N[split_N[first_N] != split_N].tolist()),
-        copies=int(np.count_nonzero(first_N != np.arange(len(first_N)))),
+        moved=tuple(manifest.keys[i] for i in np.flatnonzero(split_N != manifest.split_N).tolist()),
+        copies=int(np.count_nonzero(noted.first_N != np.arange(len(split_N)))),
         conflicting=conflicting(manifest, noted),
-        splits=tuple(np.bincount(every_N, minlength=len(SPLITS)).tolist()),
+        splits=tuple(np.bincount(split_N, minlength=len(SPLITS)).tolist()),
         seconds=float(finished.seconds_R.sum()),
     )
 
@@ -475,12 +474,3 @@ def conflicting(manifest: Manifest, noted: Notes) -> tuple[tuple[str, str], ...]
     first_N = index_N[first[group_N]]
     pairs = np.stack([first_N, index_N], axis=1)[manifest.label_N[first_N] != manifest.label_N[index_N]]
     return tuple((manifest.keys[a], manifest.keys[b]) for a, b in pairs.tolist())
-
-
-def _first(noted: Notes, index_N: I64) -> I64:
-    """The first near-duplicate of each of some images, as its place among them; of others the image itself."""
-    first_N = np.arange(len(index_N))
-    seen = np.flatnonzero(noted.seen_N[index_N])  # imported embeddings have no thumbnails
-    if len(seen):
-        first_N[seen] = seen[groups(noted.small_NRC[index_N[seen]])]
-    return first_N

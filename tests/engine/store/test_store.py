@@ -10,7 +10,7 @@ import zarr
 from tests.conftest import put
 from zarr.storage import ObjectStore
 
-from substyle.engine.store import catalog
+from substyle.engine.store import catalog, compaction, lock, manifest
 from substyle.engine.store.catalog import Definition
 from substyle.engine.store.files import digest
 from substyle.engine.store.layout import (
@@ -135,6 +135,42 @@ def test_near_duplicates_move_to_the_split_of_the_first(disk: Place) -> None:
     assert table.split_N.tolist() == [0, 2, 0, 1]
     assert table.groups("photograph").tolist() == [0, 1, 0, 3]
     assert (store_facts(store).moved, store_facts(store).copies) == (("c",), 1)
+
+
+def test_splits_do_not_depend_on_what_is_finished(disk: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = EmbeddingStore.create(disk / "s.zarr", SETTINGS)
+    store.add_images(list("abcdef"), np.zeros(6, np.int64), ["x"], np.array([0, 2, 2, 1, 2, 2], np.int8))
+    entry, other = (store.ensure_backbone(facts(name), FOUND) for name in ("timm:x", "timm:y"))
+    notes = [note(row) for row in range(5)] + [note(5, thumbnail=note(0).thumbnail)]
+    for shard, own in ((0, notes[:4]), (1, notes[4:])):
+        store.write_shard(entry, shard, rows(shard, len(own)), own, seconds=1.0, run="r")
+    store.write_shard(other, 1, rows(1, 2), notes[4:], seconds=1.0, run="r")
+    part = load_table(store, "timm:y")
+    assert (part.keys, part.split_N.tolist(), part.groups("photograph").tolist()) == (("e", "f"), [2, 0], [0, 1])
+    monkeypatch.setattr(manifest, "groups", None)  # kept in the cache
+    again = EmbeddingStore.open(store.path)
+    assert load_table(again, "timm:x").split_N.tolist() == [0, 2, 2, 1, 2, 0]
+    assert store_facts(again).splits == (2, 1, 3)
+
+
+def test_notes_do_not_depend_on_how_records_are_kept(disk: Place) -> None:
+    found = []
+    for count, order in enumerate(((0, 1), (1, 0))):
+        store = EmbeddingStore.create(disk / f"{count}.zarr", SETTINGS)
+        store.add_images(list("ab"), np.zeros(2, np.int64), ["x"], np.zeros(2, np.int8))
+        entries = [store.ensure_backbone(facts(name), FOUND) for name in ("timm:x", "timm:y")]
+        for i in order:  # passes that saw the same photographs differently
+            notes = [note(0, thumbnail=f"{i:02x}" * 72, indistinct=("jpeg",) * i), note(1, reason=f"broken {i}")]
+            store.write_shard(entries[i], 0, rows(i, 2), notes, seconds=1.0, run="r")
+            if count:
+                with lock.mutex(store.path):
+                    compaction.compact(store.path)
+        found.append(store.notes(store.manifest()))
+    one, other = found
+    np.testing.assert_array_equal(one.small_NRC, other.small_NRC)
+    np.testing.assert_array_equal(one.seen_N, other.seen_N)
+    assert one.reasons == other.reasons == {1: "broken 1"}
+    assert one.indistinct["jpeg"].tolist() == other.indistinct["jpeg"].tolist() == [True, False]
 
 
 def test_growth_starts_at_a_shard_and_touches_nothing(home: Place) -> None:
