@@ -5,11 +5,13 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from pydantic import Field, StrictInt
 from scipy.special import stdtrit
@@ -86,8 +88,6 @@ def few_shot(table: EmbeddingTable, config: FewShotConfig) -> JSON:
     Returns:
         results of `FewShot`.
     """
-    from sklearn.exceptions import ConvergenceWarning
-    from sklearn.linear_model import LogisticRegression  # slow to import
     from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
     classes, t = _classes(table), identity(table)
@@ -95,20 +95,17 @@ def few_shot(table: EmbeddingTable, config: FewShotConfig) -> JSON:
     train_N, test_N = (_of_classes(table, split, classes) for split in (TRAIN, TEST))
     test_ND = table.take_finite(t, test_N).astype(np.float64)
     train_label_N, test_label_N = table.label_N[train_N], table.label_N[test_N]
-    right_SN = np.empty((config.draws, len(test_N)), np.float64)
-    converged = True
-    for draw in range(config.draws):
+
+    def one(draw: int) -> tuple[NDArray[np.bool_], bool]:
         chosen = _drawn(train_label_N, config.shots, np.random.default_rng([config.seed, draw]))
-        # one thread gives the same numbers on any number of cores
-        with threadpool_limits(1), warnings.catch_warnings(record=True) as failures:
-            warnings.simplefilter("ignore")
-            warnings.simplefilter("always", ConvergenceWarning)
-            warnings.filterwarnings("always", "Line Search failed", UserWarning)
-            x_BD = table.take_finite(t, train_N[chosen]).astype(np.float64)  # in float32 line searches fail
-            model = LogisticRegression(solver="newton-cg", tol=TOLERANCE, max_iter=ITERATIONS)
-            model.fit(x_BD, train_label_N[chosen])
-            right_SN[draw] = model.predict(test_ND) == test_label_N
-        converged &= not failures
+        x_BD = table.take_finite(t, train_N[chosen]).astype(np.float64)  # in float32 line searches fail
+        predicted_N, converged = _fitted(x_BD, train_label_N[chosen], test_ND)
+        return predicted_N == test_label_N, converged
+
+    # a draw on one thread gives the same numbers on any number of cores
+    with ThreadPoolExecutor(torch.get_num_threads()) as pool, threadpool_limits(1):
+        made = list(pool.map(one, range(config.draws)))
+    right_SN, converged = np.array([right_N for right_N, _ in made], np.float64), all(done for _, done in made)
     group_N = table.groups_of(test_N, config.resample_by)
     mean = resample(right_SN, config.bootstrap, config.seed, group_N).mean(np.ones(config.draws))
     interval = widened(mean.value, mean.ci95, right_SN.mean(axis=1))
@@ -121,6 +118,25 @@ def few_shot(table: EmbeddingTable, config: FewShotConfig) -> JSON:
         "classes": len(classes),
         "converged": converged,
     }
+
+
+def _fitted(
+    x_BD: NDArray[np.float64], label_B: NDArray[np.int64], test_ND: NDArray[np.float64]
+) -> tuple[NDArray[np.int64], bool]:
+    """Classes that logistic regression predicts, and whether its gradient is within `TOLERANCE`.
+
+    Shape: (B, D), (B,), (N, D) to (N,).
+    """
+    from sklearn.linear_model import LogisticRegression  # slow to import
+
+    model = LogisticRegression(solver="newton-cg", tol=TOLERANCE, max_iter=ITERATIONS)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # what they say is measured
+        model.fit(x_BD, label_B)
+    error_BC = model.predict_proba(x_BD) - (label_B[:, None] == model.classes_)
+    error_BC = error_BC[:, -len(model.coef_) :]  # two classes have one row of coefficients
+    slope_CD = (error_BC.T @ x_BD + model.coef_) / len(x_BD)  # of the mean loss, whose penalty is |w|² / 2
+    return model.predict(test_ND), bool(max(np.abs(slope_CD).max(), np.abs(error_BC.mean(axis=0)).max()) <= TOLERANCE)
 
 
 def _of_classes(table: EmbeddingTable, split: int, classes: NDArray[np.int64]) -> NDArray[np.int64]:
