@@ -8,9 +8,10 @@ import os
 import re
 import sys
 import tokenize
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any
 from zipfile import BadZipFile
 
@@ -18,6 +19,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv
+import pyarrow.dataset
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
@@ -38,7 +40,8 @@ from substyle.pipelines.validation import brief
 
 SHARD_ROWS = 1024
 _ROUNDED = 0.01
-_BLOCK = 64  # features that are looked at together
+_ROWS = 1 << 12  # embeddings that are in memory at once
+_ALLOWED = "finite numbers (rows, D) within float32's range"
 _WORDS = {int: "whole number", float: "number", str: "value"}
 _ROLES = ("kind", "role")
 _CHECKED = ("content_hash", "definition", *PIXELS)  # whether the embedded pixels are those of the store
@@ -62,31 +65,33 @@ class _Given:
     digest: str  # of keys, transformations and embeddings
 
     @classmethod
-    def of(cls, columns: Mapping[str, list[Any]], x_RD: NDArray[np.float32]) -> _Given:
+    def of(cls, columns: Mapping[str, _Column], x_RD: NDArray[np.float32]) -> _Given:
         """Raises ConfigError for an unknown transformation, or if a row is repeated or missing."""
-        keys_R, names_R = columns["key"], columns["transformation"]
-        labels, splits = _one_each(columns, "label"), _one_each(columns, "split")
+        key, made = columns["key"], columns["transformation"]
+        labels, splits, contents = (_one_each(key, columns, name) for name in ("label", "split", "content_hash"))
         load_all()
-        order = {name: t for t, name in enumerate(dict.fromkeys(["identity", *names_R]))}
+        names = list(dict.fromkeys(["identity", *made.values]))
         _require_roles(columns)
-        definitions = [_definition(name, columns) for name in order]
-        keys = sorted(labels)
-        number = {key: n for n, key in enumerate(keys)}
-        at_TN = np.full((len(order), len(keys)), -1, dtype=np.int64)
-        for r, (key, name) in enumerate(zip(keys_R, names_R, strict=True)):
-            if at_TN[order[name], number[key]] >= 0:
-                raise ConfigError("embeddings", f"{key}, {name}", "each (key, transformation) once")
-            at_TN[order[name], number[key]] = r
+        definitions = [_definition(name, columns) for name in names]
+        keys = sorted(key.values)
+        n_K, t_M = np.empty(len(keys), np.int64), np.array([names.index(name) for name in made.values])
+        n_K[np.argsort(np.array(key.values, object))] = np.arange(len(keys))
+        place_R = t_M[made.code_R] * len(keys) + n_K[key.code_R]
+        at_TN = np.full((len(names), len(keys)), -1, np.int64)
+        at_TN.ravel()[place_R[::-1]] = np.arange(len(place_R))[::-1]  # the first row of each
+        if len(again := np.flatnonzero(at_TN.ravel()[place_R] != np.arange(len(place_R)))):
+            given = f"{key.text(again[0])}, {made.text(again[0])}"
+            raise ConfigError("embeddings", given, "each (key, transformation) once")
         if (at_TN < 0).any():
             t, n = np.argwhere(at_TN < 0)[0].tolist()
-            raise ConfigError("embeddings", f"no {list(order)[t]} of {keys[n]}", "every transformation of every image")
-        digest = hashlib.sha256(json.dumps([keys, list(order)]).encode())
-        for at_N in at_TN:
-            digest.update(x_RD[at_N].tobytes())
-        contents, settings, indistinct = _one_each(columns, "content_hash"), _settings(columns), _indistinct(columns)
-        for key, text in contents.items():
+            raise ConfigError("embeddings", f"no {names[t]} of {keys[n]}", "every transformation of every image")
+        digest = hashlib.sha256(json.dumps([keys, names]).encode())
+        for start in range(0, at_TN.size, _ROWS):
+            digest.update(x_RD[at_TN.ravel()[start : start + _ROWS]].data)
+        settings, indistinct = _settings(columns), _indistinct(columns)
+        for name, text in contents.items():
             if text is not None and not re.fullmatch("[0-9a-f]{32}", text):
-                raise ConfigError(f"content_hash of {key}", text, "32 hexadecimal digits, as in variants.csv")
+                raise ConfigError(f"content_hash of {name}", text, "32 hexadecimal digits, as in variants.csv")
         by_key = (keys, labels, splits, contents, indistinct)
         return cls(*by_key, settings, definitions, x_RD, at_TN, digest.hexdigest()[:16])
 
@@ -136,9 +141,9 @@ def import_store(
         raise ConfigError("backbone", backbone, "a name for the embeddings")
     if ":" in backbone and backbone.partition(":")[0] in {family.prefix for family in FAMILIES.all()}:
         raise ConfigError("backbone", backbone, f"a name that substyle embed does not load, such as import:{backbone}")
-    columns, x_RD = _read(embeddings, rows)
+    columns, x_RD = _read(embeddings, rows, near=_nearest(store_path))
     found = _Given.of(columns, x_RD)
-    if unknown := [name for name in _CHECKED if not any(columns[name])]:
+    if unknown := [name for name in _CHECKED if not columns[name].values]:
         print(
             f"{embeddings}: not checked against {store_path}, since there is no column {', '.join(unknown)}",
             file=sys.stderr,
@@ -164,11 +169,9 @@ def import_store(
     else:
         shard_rows = min(SHARD_ROWS, 1 << max(len(found.keys) - 1, 1).bit_length())
         stated = {"seed": seed, "canvas": base.CANVAS, **found.settings}
-        if dtype is None and not _holds("float16", found.x_RD):
-            print(f"{embeddings}: stored as float32, since float16 does not hold its numbers", file=sys.stderr)
-            dtype = "float32"
-        settings = StoreSettings(shard_rows=shard_rows, dtype=dtype or "float16", **stated)
-        _require_held(found.x_RD, settings.dtype, store_path)
+        settings = StoreSettings(shard_rows=shard_rows, dtype=dtype or _narrowest(found.x_RD, embeddings), **stated)
+        if dtype is not None:
+            _require_held(found.x_RD, dtype, store_path)
     if store is None or not store.has_manifest():  # a new store, or one of an import that was killed
         label_N, class_names = _labels([found.labels[key] for key in found.keys])
         given = [found.splits[key] for key in found.keys]
@@ -194,20 +197,39 @@ def import_store(
     }
 
 
+def _nearest(store: Place) -> Path | None:
+    """The folder of a store on a disk, which has room for its embeddings; None for that of temporary files."""
+    return next((path for path in store.parents if path.is_dir()), None) if isinstance(store, Path) else None
+
+
+def _narrowest(x_RD: NDArray[np.float32], embeddings: Path) -> Dtype:
+    if _holds("float16", x_RD):
+        return "float16"
+    print(f"{embeddings}: stored as float32, since float16 does not hold its numbers", file=sys.stderr)
+    return "float32"
+
+
 def _holds(dtype: Dtype, x_RD: NDArray[np.float32]) -> bool:
     """Whether rounding to a dtype moves embeddings by at most `_ROUNDED` of the standard deviation of their feature.
 
     One feature in a hundred may be worse, such as one that is zero in nearly all rows.
     """
-    worse = 0
-    for first in range(0, x_RD.shape[1], _BLOCK):
-        x_RF = x_RD[:, first : first + _BLOCK].astype(np.float64)
+    if dtype == "float32":
+        return True
+    sum_2D, squares_2D = np.zeros((2, 2, x_RD.shape[1]))
+    for start in range(0, len(x_RD), _ROWS):
+        x_BD = x_RD[start : start + _ROWS]
         with np.errstate(over="ignore", invalid="ignore"):
-            moved_RF = x_RF.astype(dtype) - x_RF
-            worse += int((~(moved_RF.std(axis=0) <= _ROUNDED * x_RF.std(axis=0))).sum())
-        if not np.isfinite(moved_RF).all():
+            moved_BD = x_BD.astype(dtype).astype(np.float32) - x_BD
+        if not np.isfinite(moved_BD).all():
             return False
-    return bool(100 * worse <= x_RD.shape[1])
+        if not start:
+            shift_2D = x_BD[0], moved_BD[0]  # of which differences lose few digits, and none if all rows are equal
+        for i, y_BD in enumerate((x_BD - shift_2D[0], moved_BD - shift_2D[1])):
+            sum_2D[i] += y_BD.sum(axis=0, dtype=np.float64)
+            squares_2D[i] += np.square(y_BD, dtype=np.float64).sum(axis=0)
+    spread_D, rounded_D = squares_2D / len(x_RD) - (sum_2D / len(x_RD)) ** 2
+    return bool(100 * int((rounded_D > _ROUNDED**2 * spread_D).sum()) <= x_RD.shape[1])
 
 
 def _require_held(x_RD: NDArray[np.float32], dtype: Dtype, store: Place) -> None:
@@ -281,8 +303,25 @@ def _require_same_images(store: EmbeddingStore, found: _Given) -> None:
         raise ConfigError("key", min(extra), f"a photograph that {store.path} does not quarantine")
 
 
-def _read(embeddings: Path, rows: Path | None) -> tuple[dict[str, list[Any]], NDArray[np.float32]]:
-    """Columns of strings, None for empty cells, and embeddings (R, D)."""
+@dataclass(frozen=True)
+class _Column:
+    """A column of strings: R codes of its distinct values in the order in which they occur, -1 for an empty cell."""
+
+    code_R: NDArray[np.int32]
+    values: list[str]
+
+    def text(self, row: int) -> str | None:
+        return self.values[self.code_R[row]] if self.code_R[row] >= 0 else None
+
+    def pairs(self, other: _Column) -> list[tuple[str | None, str | None]]:
+        """Distinct pairs of values of two columns in the order in which they occur."""
+        pair_R = self.code_R.astype(np.int64) * (len(other.values) + 1) + other.code_R
+        rows = np.sort(np.unique(pair_R, return_index=True)[1])
+        return [(self.text(row), other.text(row)) for row in rows.tolist()]
+
+
+def _read(embeddings: Path, rows: Path | None, near: Path | None) -> tuple[dict[str, _Column], NDArray[np.float32]]:
+    """Read columns of strings and embeddings (R, D). Embeddings are on the disk, in an unnamed file in ``near``."""
     if embeddings.suffix == ".npy" and rows is None:
         raise MissingError("--rows", "a CSV file with columns key and transformation")
     file = rows if rows is not None and embeddings.suffix == ".npy" else embeddings
@@ -290,14 +329,34 @@ def _read(embeddings: Path, rows: Path | None) -> tuple[dict[str, list[Any]], ND
     try:
         table = pa.csv.read_csv(file, convert_options=text) if file is rows else _table(file)
         table.validate(full=True)
-        columns = {name: _texts(table, name, file) for name in _COLUMNS}
+        columns = {name: _column(table, name, file) for name in _COLUMNS}
+        blocks = _array_blocks(embeddings) if file is rows else _list_blocks(embeddings)
+        x_RD = _written(blocks, len(table), embeddings, near)
     except (OSError, ValueError, MemoryError, pa.ArrowException) as error:
         raise SubstyleError(f"{file}: cannot read: {brief(error)}") from error
-    x_RD = _array(embeddings) if file is rows else _lists(table, embeddings)
-    if x_RD.ndim != 2 or len(x_RD) != len(table) or not x_RD.size or not np.isfinite(x_RD).all():
-        given = f"array {x_RD.shape} for {len(table)} rows"
-        raise ConfigError(f"embeddings of {embeddings.name}", given, "finite numbers (rows, D) within float32's range")
     return columns, x_RD
+
+
+def _written(blocks: Iterator[NDArray[Any]], rows: int, source: Path, near: Path | None) -> NDArray[np.float32]:
+    """Write blocks of embeddings to an unnamed file, which goes with the process, and map it. Shape: (R, D)."""
+    width, count = 0, 0
+    with TemporaryFile(dir=near) as file:
+        for block_BD in blocks:
+            if block_BD.dtype.kind not in "fiu":
+                raise ConfigError(f"embeddings of {source.name}", f"an array of {block_BD.dtype}", "numbers")
+            with np.errstate(over="ignore"):  # overflows become infinite
+                x_BD = np.ascontiguousarray(block_BD, np.float32)
+            if not x_BD.size or not np.isfinite(x_BD).all():
+                given = f"numbers that are not finite in rows {count} to {count + len(x_BD) - 1}"
+                raise ConfigError(
+                    f"embeddings of {source.name}", given if x_BD.size else "lists of no number", _ALLOWED
+                )
+            width, count = x_BD.shape[1], count + len(x_BD)
+            file.write(x_BD.data)
+        if not count or count != rows:
+            raise ConfigError(f"embeddings of {source.name}", f"{count} embeddings for {rows} rows", _ALLOWED)
+        file.flush()
+        return np.memmap(file, np.float32, "r", shape=(count, width))
 
 
 def _table(path: Path) -> pa.Table:
@@ -310,17 +369,19 @@ def _table(path: Path) -> pa.Table:
     for file in found:
         with pa.memory_map(file) as mapped:
             limits.require_parquet(mapped.read_buffer(), file, 1, (*names, *former))
-    chosen = [name for name in whole.schema.names if name in (*names, *former)]
+    if whole.schema.names.count("embedding") != 1:
+        raise ConfigError(f"columns of {path.name}", whole.schema.names, "key, transformation, embedding")
+    chosen = [name for name in whole.schema.names if name in (*_COLUMNS, *former)]
     read = pq.read_table(path, columns=chosen, read_dictionary=[*_COLUMNS, *former])
     names_today = ["kind" if name in former else name for name in read.column_names]
     return read.rename_columns(names_today).replace_schema_metadata(read.schema.metadata)
 
 
-def _texts(table: pa.Table, name: str, file: Path) -> list[Any]:
-    """A column as strings. Raises ConfigError if it is missing, duplicated, or required and empty in a row."""
+def _column(table: pa.Table, name: str, file: Path) -> _Column:
+    """A column of strings. Raises ConfigError if it is missing, duplicated, or required and empty in a row."""
     count = table.column_names.count(name)
     if not count and name in _OPTIONAL:
-        return [None] * len(table)
+        return _Column(np.broadcast_to(np.int32(-1), len(table)), [])
     if count != 1:
         raise ConfigError(f"columns of {file.name}", table.column_names, "key, transformation; optional: label, split")
     if name == "label" and pa.types.is_integer(table[name].type) and b"huggingface" in (table.schema.metadata or {}):
@@ -328,75 +389,88 @@ def _texts(table: pa.Table, name: str, file: Path) -> list[Any]:
             f"label of {file.name}", "numbers of a Hugging Face dataset", "names; use export --to parquet"
         )
     column = table[name]
-    texts = [text or None for text in limits.values(column if _coded(column.type) else column.cast(pa.string()))]
-    if None in texts and name not in _OPTIONAL:
-        raise ConfigError(f"{name} of {file.name}", f"empty in row {texts.index(None)}", "a string in every row")
-    return texts
+    column = column if _coded(column.type) else column.cast(pa.string()).dictionary_encode()
+    number: dict[str, int] = {}
+    parts = [np.zeros(0, np.int32)]
+    for chunk in column.chunks:
+        code_B = chunk.indices.fill_null(-1).to_numpy(zero_copy_only=False)
+        used, first = np.unique(code_B, return_index=True)
+        texts, of_code = chunk.dictionary.to_pylist(), np.full(len(chunk.dictionary) + 1, -1, np.int32)
+        for code in used[np.argsort(first)].tolist():
+            if code >= 0 and texts[code]:
+                of_code[code] = number.setdefault(texts[code], len(number))
+        parts.append(of_code[code_B])
+    code_R = np.concatenate(parts)
+    if name not in _OPTIONAL and (code_R < 0).any():
+        empty = int(np.argmax(code_R < 0))
+        raise ConfigError(f"{name} of {file.name}", f"empty in row {empty}", "a string in every row")
+    return _Column(code_R, list(number))
 
 
 def _coded(kind: pa.DataType) -> bool:
     return bool(pa.types.is_dictionary(kind) and pa.types.is_string(kind.value_type))
 
 
-def _array(file: Path) -> NDArray[np.float32]:
+def _array_blocks(file: Path) -> Iterator[NDArray[Any]]:
     try:
         array = np.load(file, mmap_mode="r", allow_pickle=False)  # mapped: a header may claim any size
     except (OSError, ValueError, EOFError, SyntaxError, tokenize.TokenError, BadZipFile) as error:
         raise SubstyleError(f"{file}: cannot read: {error}") from error
-    return _float32(array, file) if isinstance(array, np.ndarray) else _float32(np.empty(0, object), file)
+    if not isinstance(array, np.ndarray) or array.ndim != 2:
+        raise ConfigError(f"embeddings of {file.name}", f"array {getattr(array, 'shape', 'of several')}", _ALLOWED)
+    return (array[start : start + _ROWS] for start in range(0, len(array), _ROWS))
 
 
-def _lists(table: pa.Table, file: Path) -> NDArray[np.float32]:
-    if table.column_names.count("embedding") != 1:
-        raise ConfigError(f"columns of {file.name}", table.column_names, "key, transformation, embedding")
-    kind = table["embedding"].type
+def _list_blocks(path: Path) -> Iterator[NDArray[Any]]:
+    """The column of embeddings, in blocks of rows. Raises ConfigError for other lists than those of one length."""
+    found, widths = pyarrow.dataset.dataset(path, format="parquet", partitioning="hive"), set[int | None]()
+    kind = found.schema.field("embedding").type
     if not (pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)):
-        raise ConfigError(f"embedding of {file.name}", str(kind), "lists of numbers")
-    lengths = pc.unique(pc.list_value_length(table["embedding"])).to_pylist()  # None for an empty cell
-    if None in lengths or len(lengths) > 1:
-        raise ConfigError(f"embedding of {file.name}", "lists of several lengths", "lists of one length")
-    if pa.types.is_integer(kind.value_type) or pa.types.is_floating(kind.value_type):
-        numbers = pc.list_flatten(table["embedding"]).to_numpy()  # NaN for empty cells, refused later
-        return _float32(numbers.reshape(len(table), -1) if lengths else numbers.reshape(0, 0), file)
-    raise ConfigError(f"embedding of {file.name}", str(kind), "lists of numbers")
+        raise ConfigError(f"embedding of {path.name}", str(kind), "lists of numbers")
+    if not (pa.types.is_integer(kind.value_type) or pa.types.is_floating(kind.value_type)):
+        raise ConfigError(f"embedding of {path.name}", str(kind), "lists of numbers")
+    for batch in found.to_batches(["embedding"], batch_size=_ROWS, batch_readahead=1, fragment_readahead=1):
+        batch.validate(full=True)
+        lists = batch.column(0)
+        widths |= {*pc.unique(pc.list_value_length(lists)).to_pylist()}  # None for an empty cell
+        if None in widths or len(widths) > 1:
+            raise ConfigError(f"embedding of {path.name}", "lists of several lengths", "lists of one length")
+        if len(lists):  # NaN for empty cells, refused later
+            yield pc.list_flatten(lists).to_numpy(zero_copy_only=False).reshape(len(lists), *widths)
 
 
-def _float32(array: NDArray[Any], file: Path) -> NDArray[np.float32]:
-    if array.dtype.kind not in "fiu":
-        raise ConfigError(f"embeddings of {file.name}", f"an array of {array.dtype}", "numbers")
-    with np.errstate(over="ignore"):  # overflows become infinite and are rejected later
-        return np.ascontiguousarray(array, dtype=np.float32)
-
-
-def _one_each(columns: Mapping[str, list[Any]], column: str) -> dict[str, str | None]:
+def _one_each(key: _Column, columns: Mapping[str, _Column], name: str) -> dict[str, str | None]:
     """A column by key. Raises ConfigError if rows of one image differ."""
-    found: dict[str, str | None] = {}
-    for key, text in zip(columns["key"], columns[column], strict=True):
-        if found.setdefault(key, text) != text:
-            raise ConfigError(f"{column} of {key}", f"{found[key]} and {text}", "the same in all rows of an image")
-    return found
+    column = columns[name]
+    first_K = np.unique(key.code_R, return_index=True)[1]
+    if len(other := np.flatnonzero(column.code_R != column.code_R[first_K][key.code_R])):
+        row, first = other[0], first_K[key.code_R[other[0]]]
+        given = f"{column.text(first)} and {column.text(row)}"
+        raise ConfigError(f"{name} of {key.text(row)}", given, "the same in all rows of an image")
+    return dict(zip(key.values, map(column.text, first_K.tolist()), strict=True))
 
 
-def _require_roles(columns: Mapping[str, list[Any]]) -> None:
+def _require_roles(columns: Mapping[str, _Column]) -> None:
     """Raise ConfigError if a transformation has another role or kind here, such as without its suite file."""
     for column in _ROLES:
-        for name, text in dict.fromkeys(zip(columns["transformation"], columns[column], strict=True)):
-            known = getattr(base.get(name), column)
+        for name, text in columns["transformation"].pairs(columns[column]):
+            known = getattr(base.get(str(name)), column)
             if text not in (None, known):
                 raise ConfigError(
                     f"{column} of {name}", text, f"{known}; pass the suite file of the export with --plugin"
                 )
 
 
-def _definition(name: str, columns: Mapping[str, list[Any]]) -> Definition:
+def _definition(name: str, columns: Mapping[str, _Column]) -> Definition:
     """A transformation as it is defined now, with the pixels that the file states, which `embed` compares.
 
     Raises ConfigError if it was defined otherwise when the variants were made.
     """
     own = Definition(base.get(name).describe())
-    pairs = zip(columns["transformation"], columns["definition"], strict=True)
-    for text in dict.fromkeys(text for each, text in pairs if each == name and text is not None):
-        declared, *rest = str(text).split("-")
+    for each, text in columns["transformation"].pairs(columns["definition"]):
+        if each != name or text is None:
+            continue
+        declared, *rest = text.split("-")
         assets = [each.removeprefix("assets.") for each in rest if each.startswith("assets.")]
         pixels = [each for each in rest if not each.startswith("assets.")]
         good = declared == own.declared and all(re.fullmatch(PIXELS_DIGEST, each) for each in (*assets, *pixels))
@@ -408,27 +482,30 @@ def _definition(name: str, columns: Mapping[str, list[Any]]) -> Definition:
     return own
 
 
-def _indistinct(columns: Mapping[str, list[Any]]) -> dict[str, tuple[str, ...]] | None:
+def _indistinct(columns: Mapping[str, _Column]) -> dict[str, tuple[str, ...]] | None:
     """Transformations that are not distinct, by key; None without values.
 
     Raises ConfigError for values other than true and false.
     """
-    if not any(columns["distinct"]):
+    key, made, distinct = columns["key"], columns["transformation"], columns["distinct"]
+    if not distinct.values:
         return None
-    found: dict[str, tuple[str, ...]] = {}
-    for key, name, text in zip(columns["key"], columns["transformation"], columns["distinct"], strict=True):
-        if text is not None and text.lower() not in ("true", "false"):
-            raise ConfigError(f"distinct of {key}, {name}", text, "true or false")
-        if text is not None and text.lower() == "false" and name != "identity":
-            found[key] = (*found.get(key, ()), name)
-    return found
+    found: dict[str, list[str]] = {}
+    other = [code for code, text in enumerate(distinct.values) if text.lower() != "true"]
+    for row in np.flatnonzero(np.isin(distinct.code_R, other)).tolist():
+        one, name, text = str(key.text(row)), str(made.text(row)), str(distinct.text(row))
+        if text.lower() != "false":
+            raise ConfigError(f"distinct of {one}, {name}", text, "true or false")
+        if name != "identity":
+            found.setdefault(one, []).append(name)
+    return {one: tuple(names) for one, names in found.items()}
 
 
-def _settings(columns: Mapping[str, list[Any]]) -> dict[str, Any]:
+def _settings(columns: Mapping[str, _Column]) -> dict[str, Any]:
     """Those of `PIXELS` that are given. Raises ConfigError unless each is the same in all rows."""
     found: dict[str, Any] = {}
     for name, kind in PIXELS.items():
-        texts = set(columns[name]) - {None}
+        texts = columns[name].values
         allowed = f"one {_WORDS[kind]} in all rows"
         if len(texts) > 1 or (kind is int and not all(text.isdecimal() for text in texts)):
             raise ConfigError(name, ", ".join(sorted(texts)), allowed)

@@ -180,9 +180,10 @@ def _manifest(table: pa.Table) -> Manifest:
     keys = limits.values(table["key"])
     if None in keys or len(set(keys)) < len(keys):
         raise ValueError("duplicate or missing image keys")
-    split_N, given_N = (_numbers(table[name], SPLITS.index) for name in ("split", "given"))
-    if (split_N < 0).any() or table["label"].null_count:
-        raise ValueError("missing splits or labels")
+    number = {name: i for i, name in enumerate(SPLITS)}
+    split_N, given_N = (_numbers(table[name], lambda text: number.get(text, -2)) for name in ("split", "given"))
+    if (split_N < 0).any() or (given_N < -1).any() or table["label"].null_count:
+        raise ValueError("missing or unknown splits or labels")
     known: dict[str, int] = {}
     name_N = _numbers(table["class_name"], lambda name: known.setdefault(name, len(known)))
     label_N = table["label"].to_numpy().astype(np.int64)

@@ -116,7 +116,7 @@ FOUND = [
     (changed_rows(label="third"), "label of a: got 'odd and third'"),  # the first row's was taken in silence
     (changed_rows(split="test"), "split of a: got 'train and test'"),
     (with_column("embedding", pa.array([["1", "2"]] * 6)), "got 'list<.*string>'; allowed: lists of numbers"),
-    (with_column("embedding", pa.array([[]] * 6, pa.list_(pa.float32()))), r"got 'array \(6, 0\)"),
+    (with_column("embedding", pa.array([[]] * 6, pa.list_(pa.float32()))), "got 'lists of no number'"),
     (with_column("embedding", pa.array([[1e300, 0.0]] * 6)), "within float32's range"),
     (with_column("key", pa.array([[1]] * 6)), "made.parquet: "),
     (pa.Table.from_pylist(ROWS, SCHEMA).append_column("key", pa.array(["a"] * 6)), "made.parquet"),

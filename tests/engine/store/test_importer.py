@@ -6,9 +6,11 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.csv
 import pyarrow.parquet as pq
 import pytest
 
+from substyle.engine.store import importer
 from substyle.engine.store.importer import import_store
 from substyle.engine.store.store import EmbeddingStore
 from substyle.engine.store.table import load_table
@@ -47,4 +49,54 @@ def test_names_of_backbones_that_are_loaded_are_not_taken(tmp_path: Path) -> Non
     path = write(tmp_path / "x.parquet", drawn())
     with pytest.raises(ConfigError, match="import:package:efficientnet_lite0"):
         import_store(path, tmp_path / "s.zarr", "package:efficientnet_lite0")
+    assert not (tmp_path / "s.zarr").exists()
+
+
+@pytest.mark.parametrize("kind", ["parquet", "folder", "npy"])
+def test_rows_in_any_order_and_more_than_a_block(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+    monkeypatch.setattr(importer, "_ROWS", 7)
+    rng = np.random.default_rng(1)
+    x_RD = rng.standard_normal((80, 5)).astype(np.float32)
+    rows = [(f"k{n}", name) for n in range(40) for name in ("identity", "jpeg")]
+    order = rng.permutation(len(rows))
+    columns = {"key": [rows[r][0] for r in order], "transformation": [rows[r][1] for r in order]}
+    table, given = pa.table({**columns, "embedding": list(x_RD[order])}), tmp_path / "given"
+    if kind == "parquet":
+        pq.write_table(table, given, row_group_size=9)
+    elif kind == "folder":
+        given.mkdir()
+        pq.write_table(table.slice(0, 33), given / "a.parquet")
+        pq.write_table(table.slice(33), given / "b.parquet", row_group_size=11)
+    else:
+        given = tmp_path / "given.npy"
+        np.save(given, x_RD[order])
+        pa.csv.write_csv(table.drop_columns("embedding"), tmp_path / "rows.csv")
+    import_store(given, tmp_path / "s.zarr", "mine", rows=tmp_path / "rows.csv" if kind == "npy" else None)
+    assert sorted(path.name for path in tmp_path.iterdir() if path.name.startswith((".", "tmp"))) == []
+    found = load_table(EmbeddingStore.open(tmp_path / "s.zarr"), "mine")
+    for t, name in enumerate(found.transformations):
+        for n, key in enumerate(found.keys):
+            np.testing.assert_array_equal(found.x_TND[t, n], x_RD[rows.index((key, name))].astype(np.float16))
+
+
+def test_what_a_dtype_holds_is_by_standard_deviation(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importer, "_ROWS", 32)
+    rng = np.random.default_rng(2)
+    for _ in range(200):
+        count, width = rng.integers(1, 200), rng.integers(1, 120)
+        x_RD = rng.standard_normal((count, width)) * 10 ** rng.uniform(-8, 3, width) + 10 ** rng.uniform(-3, 3)
+        x_RD[:, rng.random(width) < 0.3] = 0.1  # constant, and not a number of float16
+        x_RD = x_RD.astype(np.float32)
+        plain_RD = x_RD.astype(np.float64)
+        worse_D = (x_RD.astype(np.float16) - plain_RD).std(axis=0) > 0.01 * plain_RD.std(axis=0)
+        worse_D &= x_RD.min(axis=0) < x_RD.max(axis=0)
+        assert importer._holds("float16", x_RD) == (100 * worse_D.sum() <= width)
+    assert not importer._holds("float16", np.full((40, 3), 1e6, np.float32))
+
+
+def test_numbers_that_are_not_finite_are_named(tmp_path: Path) -> None:
+    x_ND = drawn()
+    x_ND[11, 3] = np.nan
+    with pytest.raises(ConfigError, match="not finite in rows 0 to 19"):
+        import_store(write(tmp_path / "x.parquet", x_ND), tmp_path / "s.zarr", "mine")
     assert not (tmp_path / "s.zarr").exists()
