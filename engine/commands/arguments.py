@@ -405,7 +405,7 @@ def _import(bring: argparse.ArgumentParser) -> None:
 @command("export", "exchange", "write embeddings to files of other libraries; resumable")
 def _export(export: argparse.ArgumentParser) -> None:
     export.add_argument("store", type=place, metavar="STORE")
-    export.add_argument("--to", required=True, metavar="FORMAT", help="parquet, numpy, huggingface or lance")
+    export.add_argument("--to", required=True, metavar="FORMAT", help="parquet, numpy, faiss, huggingface or lance")
     export.add_argument("--out", type=local, required=True, metavar="DIR", help="new folder, or that of an export")
     _many(export, "--backbone", "backbone (all; repeatable)")
     _many(export, "--transformation", "transformation (all; repeatable)")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import importlib
 import io
 import itertools
 import json
@@ -12,7 +13,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import pyarrow as pa
@@ -30,7 +31,7 @@ from substyle.engine.store.table import EmbeddingTable, StoredRows, definitions,
 from substyle.errors import ConfigError, optional
 from substyle.pipelines.storage import place
 
-FORMATS = ("parquet", "numpy", "huggingface", "lance")
+FORMATS = ("parquet", "numpy", "faiss", "huggingface", "lance")
 _FRAGMENTS = "_substyle"  # folder of a Lance dataset with the fragments of each shard
 _CARD, _TITLE = "README.md", "# Embeddings of transformed photographs"  # of a Hugging Face dataset
 _HUB_SPLITS = {"train": "train", "val": "validation", "test": "test"}  # as `datasets` names them
@@ -73,9 +74,9 @@ def export(
     Args:
         store: the store; only finished shards are exported.
         out: a new folder, or one of an earlier export of the same store in the same format.
-        to: ``parquet`` (a file per shard), ``numpy`` (an array (N, D) per transformation), ``huggingface`` (a dataset
-            for `datasets.load_dataset`, a configuration per backbone, files by split), or ``lance`` (a dataset per
-            backbone).
+        to: ``parquet`` (a file per shard), ``numpy`` (an array (N, D) per transformation), ``faiss`` (an index per
+            transformation, of unit vectors), ``huggingface`` (a dataset for `datasets.load_dataset`, a configuration
+            per backbone, files by split), or ``lance`` (a dataset per backbone).
         backbones: names; default: all.
         transformations: names; default: all of each backbone.
 
@@ -99,7 +100,7 @@ def export(
             files.inside(out, folder)  # the folder may be somebody else's
     every = {name: [str(each["name"]) for each in definitions(store, entry)] for name, entry in entries.items()}
     tables = {name: open_table(store, name, those or every[name]) for name, those in asked.items()}
-    make = {"parquet": _parquet, "numpy": _numpy, "huggingface": _huggingface, "lance": _lance}[to]
+    make = {"parquet": _parquet, "numpy": _numpy, "faiss": _faiss, "huggingface": _huggingface, "lance": _lance}[to]
     parts = [part for name, table in tables.items() for part in make(store, entries[name], table)]
     if isinstance(store.path, Path):
         files.require_apart(out, store.path)
@@ -385,8 +386,42 @@ def _card(
 
 
 def _numpy(store: EmbeddingStore, entry: BackboneEntry, table: EmbeddingTable) -> Iterator[_Part]:
-    shards = list(_shards(store, table))
-    number_S, every_N = np.array([shard for shard, _ in shards]), np.arange(len(table.keys))
+    def write(file: IO[bytes], t: int) -> None:
+        dtype = table.x_TND.dtype
+        header = {"shape": (len(table.keys), entry.dim), "fortran_order": False, "descr": dtype.str}
+        np.lib.format.write_array_header_1_0(file, header)
+        for _, n_B in _shards(store, table):  # consecutive images
+            x_BD = table.take(t, n_B)
+            x_BD[~np.isin(n_B, table.present(t, n_B))] = np.nan  # no real variant
+            file.write(np.ascontiguousarray(x_BD, dtype).data.cast("B"))
+
+    return _by_transformation(store, entry, table, ".npy", write)
+
+
+def _faiss(store: EmbeddingStore, entry: BackboneEntry, table: EmbeddingTable) -> Iterator[_Part]:
+    faiss: Any = importlib.import_module("faiss")  # its stubs lack names
+
+    def write(file: IO[bytes], t: int) -> None:
+        index = faiss.IndexIDMap2(faiss.IndexFlatIP(entry.dim))
+        for _, every_B in _shards(store, table):
+            n_B = table.present(t, every_B)
+            x_BD = table.take(t, n_B).astype(np.float32)
+            faiss.normalize_L2(x_BD)
+            index.add_with_ids(x_BD, n_B)
+        faiss.write_index(index, faiss.PyCallbackIOWriter(file.write))
+
+    return _by_transformation(store, entry, table, ".faiss", write)
+
+
+def _by_transformation(
+    store: EmbeddingStore,
+    entry: BackboneEntry,
+    table: EmbeddingTable,
+    suffix: str,
+    write_one: Callable[[IO[bytes], int], None],
+) -> Iterator[_Part]:
+    """A part for each transformation, whose file ``write_one`` makes, and one that describes images and them."""
+    number_S, every_N = np.array([shard for shard, _ in _shards(store, table)]), np.arange(len(table.keys))
 
     def describe(out: Path) -> None:
         folder = out / entry.slug
@@ -414,14 +449,8 @@ def _numpy(store: EmbeddingStore, entry: BackboneEntry, table: EmbeddingTable) -
         def write(out: Path, t: int = t, name: str = name) -> None:
             folder = out / entry.slug
             folder.mkdir(parents=True, exist_ok=True)
-            path, dtype = folder / f"{name}.npy", table.x_TND.dtype
-            header = {"shape": (len(table.keys), entry.dim), "fortran_order": False, "descr": dtype.str}
-            with files.replacing(path) as file:
-                np.lib.format.write_array_header_1_0(file, header)
-                for _, n_B in shards:  # consecutive images
-                    x_BD = table.take(t, n_B)
-                    x_BD[~np.isin(n_B, table.present(t, n_B))] = np.nan  # no real variant
-                    file.write(np.ascontiguousarray(x_BD, dtype).data.cast("B"))
+            with files.replacing(folder / f"{name}{suffix}") as file:
+                write_one(file, t)
 
         embeddings = embeddings_digest(store, entry.slug, [name], number_S)
         yield _Part(f"{entry.slug}/{name}", f"{embeddings}-{hash_of_rows}", write)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import csv
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -109,15 +111,32 @@ def test_huggingface_loads_it(store: EmbeddingStore, tmp_path: Path, monkeypatch
         import_store(tmp_path / "out" / entry.slug, tmp_path / "again.zarr", "import:x")
 
 
+def test_an_index_of_faiss_finds_neighbours_by_cosine(store: EmbeddingStore, tmp_path: Path) -> None:
+    faiss: Any = pytest.importorskip("faiss")
+    export(store, tmp_path / "out", to="faiss", quiet=True)
+    folder, table = tmp_path / "out" / store.backbone("timm:x").slug, load_table(store, "timm:x")
+    keys = [row["key"] for row in csv.DictReader((folder / "images.csv").read_text().splitlines())]
+    assert keys == list(table.keys)
+    for t, name in enumerate(table.transformations):
+        index = faiss.read_index(str(folder / f"{name}.faiss"))
+        unit_ND = np.asarray(table.x_TND, np.float64)[t]
+        unit_ND /= np.linalg.norm(unit_ND, axis=1, keepdims=True)
+        cosine_Nk, n_Nk = index.search(unit_ND.astype(np.float32), len(keys))
+        np.testing.assert_array_equal(n_Nk, np.argsort(-(unit_ND @ unit_ND.T), axis=1))
+        np.testing.assert_allclose(cosine_Nk, -np.sort(-(unit_ND @ unit_ND.T), axis=1), atol=1e-6)
+
+
 @pytest.mark.parametrize("to", slow_after(1, FORMATS))
 def test_it_is_resumed_and_notices_changes(to: str, store: EmbeddingStore, tmp_path: Path) -> None:
     pytest.importorskip({"huggingface": "datasets", "lance": "lance"}.get(to, "numpy"))
     out = tmp_path / "out"
-    numpy = to == "numpy"
+    numpy = to in ("numpy", "faiss")
     first = 3 if numpy else 2  # images and two arrays, or two shards
     assert counts(export(store, out, to=to, quiet=True)) == (first, 0, 0)
     assert counts(export(store, out, to=to, quiet=True)) == (0, first, 0)
-    lost = min(path for path in out.rglob("*") if path.suffix in (".parquet", ".npy", ".lance") and path.is_file())
+    lost = min(
+        path for path in out.rglob("*") if path.suffix in (".parquet", ".npy", ".faiss", ".lance") and path.is_file()
+    )
     lost.write_bytes(b"truncated")
     assert counts(export(store, out, to=to, quiet=True)) == (1, first - 1, 0)
     write(store, range(2, 3))  # the store grows
