@@ -16,7 +16,7 @@ from substyle import files as doors
 
 _MAGIC = b"substyle"  # followed by the SHA-256 of the entry's name and data, then the data
 _HEAD = len(_MAGIC) + 32
-_FOLDERS = ("native", "inductor", "triton", "timings")  # files of compilers, in formats of their own
+_FOLDERS = ("native", "inductor", "triton", "timings", "listings")  # files in formats of their own
 NOTES = "notes"  # folder of what this user has done, which is not made again
 _EMBEDDING = ("kernels", "pipelines", "engine/backbones", "engine/style_transfer", "engine/embedding")
 

@@ -106,6 +106,13 @@ class LeftOut:
         if self.count <= _SHOWN:
             self.reasons.append(f"{shown(name)} {why}")
 
+    @classmethod
+    def of(cls, given: Mapping[str, Any]) -> LeftOut:
+        """An instance with these values of attributes."""
+        made = cls(given["root"])
+        vars(made).update(given, skipped=Counter(given["skipped"]))
+        return made
+
     def extend(self, other: LeftOut) -> None:
         """Append what another instance collected."""
         self.names += other.names[: max(_KEPT - len(self.names), 0)]

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
 import os
 from array import array
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import astuple, dataclass, field
+from typing import Any
 
+from substyle import files
 from substyle.errors import ConfigError
 from substyle.pipelines.image_formats import IMAGE_KINDS
 from substyle.pipelines.sources import tar_files
@@ -32,6 +36,7 @@ TAR_KINDS = (".tar",)
 COMPRESSED_KINDS = (".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".tar.zst", ".tar.lz4")
 JSON_LABEL = "label"
 MAX_CLS, MAX_JSON = 4096, 1 << 20  # bytes of a label member
+_CACHE = "listings"  # folder
 _CUT = -1  # size of a truncated image
 
 
@@ -104,7 +109,11 @@ class TarSource:
 
 @dataclass
 class _Listing:
-    """Samples of one shard by key, and what was skipped."""
+    """Samples of one shard by key, and what was skipped.
+
+    Kept in the user's cache by the mark of the file: the headers of a shard lie between its images, so that a list of
+    them takes as long as reading it.
+    """
 
     name: str
     file: ShardFile
@@ -118,13 +127,42 @@ class _Listing:
         samples: dict[str, _Sample] = {}
         try:
             with file.opened() as spans:
+                mark = file.mark(0)
+                path = shard.path if is_remote(shard.path) else os.path.abspath(shard.path)
+                facts = json.dumps([_LISTED, path, shard.name, mark, json_label])
+                kept = f"{hashlib.sha256(facts.encode()).hexdigest()[:24]}.json"
+                if mark and (found := _kept(kept, spans.size)):
+                    left_out.extend(LeftOut.of(found["left_out"]))
+                    return _Listing(shard.name, file, {key: _Sample(*row) for key, *row in found["samples"]}, left_out)
                 packed = tar_files.compression(spans)
                 if packed:
                     raise ConfigError("images", shard.path, f"uncompressed tar files; this one is {packed}")
                 samples = _samples(spans, shard, json_label, left_out)
+                if mark:
+                    _keep(kept, samples, left_out)
         except OSError as error:
             left_out.add(shard.name, f"cannot be read: {error.strerror}")
         return _Listing(shard.name, file, samples, left_out)
+
+
+_LISTED = 1  # rises where listings of the same shard change
+
+
+def _kept(name: str, size: int) -> dict[str, Any] | None:
+    """A listing in the cache of a shard of ``size`` bytes; None if there is none, or it is not whole."""
+    with suppress(OSError, ValueError, KeyError, TypeError, files.UnsafeFileError):
+        found: dict[str, Any] = json.loads(files.read_private(files.cache_root() / _CACHE / name))
+        # `_CUT` images are not read
+        if all(offset >= 0 and offset + max(length, 0) <= size for _, offset, length, *_ in found["samples"]):
+            return found
+    return None
+
+
+def _keep(name: str, samples: Mapping[str, _Sample], left_out: LeftOut) -> None:
+    rows = [(key, *astuple(sample)) for key, sample in samples.items() if sample.rank is not None]
+    with suppress(OSError, files.UnsafeFileError):  # without a cache, it is listed again
+        text = json.dumps({"samples": rows, "left_out": vars(left_out)})
+        files.write(files.cache_folder(_CACHE) / name, text, mode=0o600)
 
 
 class _Index:

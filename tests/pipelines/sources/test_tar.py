@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import gzip
+import json
 import lzma
 import os
 import re
@@ -20,8 +21,12 @@ from tests.object_server import Server
 from tests.pipelines.sources.conftest import described
 
 from substyle.errors import ConfigError
-from substyle.pipelines.sources import SourceConfig, TarSource, open_source
-from substyle.pipelines.storage import ObjectPlace
+from substyle.files import cache_root
+from substyle.pipelines.sources import SourceConfig, TarSource, files, open_source, tar
+from substyle.pipelines.sources.base import LeftOut
+from substyle.pipelines.sources.files import Shard
+from substyle.pipelines.sources.tar_files import Spans
+from substyle.pipelines.storage import ObjectPlace, place
 
 FORMATS = [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT]
 
@@ -199,6 +204,37 @@ def test_what_is_not_there_or_no_shard_is_refused(pair: tuple[str, str], pattern
     with pytest.raises(ConfigError, match=named) as caught:
         open_source(pair[1] + pattern)
     assert (caught.value.field, caught.value.given) == ("images", pair[1] + pattern)
+
+
+@pytest.mark.parametrize("where", ["disk", "bucket"])
+def test_an_unchanged_shard_is_listed_once(
+    pair: tuple[str, str], where: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(files, "UNSETTLED_S", 0)
+    root, samples = pair[where == "bucket"], tar._samples
+    first, listed = open_source(root), list[str]()
+
+    def recorded(spans: Spans, shard: Shard, json_label: str, left_out: LeftOut) -> dict[str, tar._Sample]:
+        listed.append(shard.name)
+        return samples(spans, shard, json_label, left_out)
+
+    monkeypatch.setattr(tar, "_samples", recorded)
+    second = open_source(root)
+    assert (second.records, second.class_names, listed) == (first.records, first.class_names, [])
+    assert [record.read() for record in second.records] == [record.read() for record in first.records]
+    assert [record.mark() for record in second.records] == [record.mark() for record in first.records]
+    open_source(root, SourceConfig(json_label="other"))
+    assert len(listed) == 4  # labels are others
+    listed.clear()
+    (place(root) / "train-0001.tar").write(one(tmp_path, ("0019.jpg", b"image")).read_bytes())
+    assert "train-0001.tar/0019" in {record.key for record in open_source(root).records}
+    assert listed == ["train-0001.tar"]
+    listed.clear()
+    for path in (cache_root() / "listings").iterdir():
+        kept = json.loads(path.read_text())
+        path.write_text(json.dumps({**kept, "samples": [[key, 10**9, *row] for key, _, *row in kept["samples"]]}))
+    assert len(open_source(root).records) == 11
+    assert len(listed) == 4  # offsets beyond the file are not believed
 
 
 def test_marks_of_objects_tell_a_change_without_asking(
