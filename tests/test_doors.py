@@ -46,6 +46,8 @@ ALLOWED = {
     ("pipelines/plugins.py", "exec_module"): "the same",
     ("engine/embedding/preflight.py", "tempfile"): "a file without a name, to see whether a folder is writable",
     ("engine/embedding/preflight.py", "TemporaryFile"): "the same",
+    ("engine/store/importer.py", "tempfile"): "a file without a name for embeddings that are imported",
+    ("engine/store/importer.py", "TemporaryFile"): "the same",
     ("engine/backbones/families/packaged.py", "torch.load"): "weights only: no code is run",
     ("engine/study/explore.py", "subprocess"): "runs embedding-atlas with files of this process",
     ("engine/study/explore.py", "shutil"): "copies the page that embedding-atlas has made to a new folder",

@@ -40,8 +40,8 @@ def test_the_wheel_has_every_file_of_the_package(wheel: Path) -> None:
         (metadata,) = (name for name in file.namelist() if name.endswith(".dist-info/METADATA"))
         assert f"\nVersion: {substyle.__version__}\n" in file.read(metadata).decode()
     found = [path for part in FOLDERS for path in (ROOT / part).rglob("*") if path.is_file() and not path.is_symlink()]
-    # SLURM scripts are examples to copy from the repository
-    left_out = {".pyc", ".sh"}
+    # jobs of SLURM and Kubernetes are examples to copy from the repository
+    left_out = {".pyc", ".sh", ".yaml"}
     ours = {path.relative_to(ROOT) for path in found if path.suffix not in left_out and "egg-info" not in str(path)}
     expected = {str(path) if path.parts[0] == "src" else f"src/substyle/{path}" for path in ours}
     assert names == {name.removeprefix("src/") for name in expected}

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TypeVar
@@ -33,6 +34,7 @@ from substyle.engine.store.records import (
     as_table,
     identity,
 )
+from substyle.files import UnsafeFileError
 from substyle.pipelines.storage import Place, at_once
 from substyle.pipelines.validation import brief
 
@@ -213,10 +215,7 @@ class Notes(FileNotes):
         """
         first_N = np.arange(len(self.known_N))
         own = np.flatnonzero(self.ok_N & self.seen_N)  # imported embeddings have no thumbnails
-        small_NRC = self.small_NRC[own]
-        name = f"near-duplicates/{hashlib.sha256(small_NRC.data).hexdigest()[:24]}"
-        found = np.frombuffer(cache.fetch(name, lambda: manifest.groups(small_NRC).tobytes()), np.int64)
-        first_N[own] = own[found]
+        first_N[own] = own[_groups(self.small_NRC[own])]
         return first_N
 
     def again(self, images: slice, row_N: NDArray[np.int64]) -> list[ImageNote]:
@@ -228,6 +227,13 @@ class Notes(FileNotes):
             ImageNote(row, 0, 0, self.reasons.get(n, ""), small if self.seen_N[n] else "", ())
             for n, row, small in numbers
         ]
+
+
+def _groups(small_NRC: NDArray[np.uint8]) -> NDArray[np.int64]:
+    name = f"near-duplicates/{hashlib.sha256(small_NRC.data).hexdigest()[:24]}"
+    with suppress(OSError, UnsafeFileError):  # of a cache that is not this user's, or not writable
+        return np.frombuffer(cache.fetch(name, lambda: manifest.groups(small_NRC).tobytes()), np.int64)
+    return manifest.groups(small_NRC)
 
 
 def read_notes(store: Place, row_N: NDArray[np.int64]) -> Notes:
