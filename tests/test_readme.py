@@ -16,7 +16,7 @@ from substyle.engine.commands.arguments import parser
 from substyle.engine.config import BackboneChoice, Study
 from substyle.engine.estimate.plan import plan
 from substyle.engine.estimate.probes import SCORES
-from substyle.engine.estimate.roofline import DEVICES
+from substyle.engine.estimate.roofline import DEVICES, Cluster
 from substyle.engine.study.file import load_study
 from substyle.pipelines.transforms import base
 from substyle.pipelines.transforms.registry import suite
@@ -147,7 +147,7 @@ def test_the_hours_of_imagenet_are_what_the_plan_says() -> None:
 @pytest.mark.slow
 def test_the_hours_of_a_whole_study_are_what_the_plan_says() -> None:
     study = load_study(ROOT / "studies" / "imagenet31.toml")
-    one, eight = (plan(study, 1_331_167, DEVICES["h100"], count=n) for n in (1, 8))
+    one, eight = (plan(study, 1_331_167, DEVICES["h100"], Cluster(n)) for n in (1, 8))
     said = TEXT[ROOT / "docs" / "gpus.md"].replace("\n", " ")
     pattern = (
         r"`imagenet31`: ([\d.]+) hours on one H100, of which ([\d.]+) embed, and ([\d.]+) on eight, "

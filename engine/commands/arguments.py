@@ -82,6 +82,17 @@ def _whole(low: int, high: int, *, multiple: int = 1) -> Callable[[str], int]:
     return whole
 
 
+def _positive(text: str) -> float:
+    """Argument type: a positive number."""
+    try:
+        number = float(text)
+    except ValueError:
+        number = 0.0
+    if not 0 < number < 1e12:
+        raise argparse.ArgumentTypeError(f"got {text[:40]!r}; allowed: a number above 0 and below 1e12")
+    return number
+
+
 _SEED = _whole(0, 2**63 - 1)
 _MANY = _whole(1, 2**53)
 _CANVAS = _whole(32, 1024, multiple=4)
@@ -444,6 +455,12 @@ def _plan(plan: argparse.ArgumentParser) -> None:
     of_study(plan)
     plan.add_argument("--gpu", help="h100, h200, a100 or l4 (the installed GPU, else h100)")
     plan.add_argument("--count", type=_whole(1, 1 << 20), default=1, help="number of GPUs (1)")
+    plan.add_argument("--gpus-per-machine", type=_whole(1, 1 << 10), default=8, metavar="N", help="of them (8)")
+    text = "GB/s that a machine reads and writes, on its disk or over its network (1)"
+    plan.add_argument("--machine-rate", type=_positive, default=1.0, metavar="RATE", help=text)
+    text = "GB/s of storage that all machines share (as much as they use)"
+    plan.add_argument("--storage-rate", type=_positive, metavar="RATE", help=text)
+    plan.add_argument("--gpu-price", type=_positive, metavar="PRICE", help="price of a GPU for an hour")
     plan.add_argument("--photographs", type=_MANY, metavar="N", help="number of photographs, instead of the study's")
     plan.add_argument("--images", type=photographs, metavar="PATH", help="photographs to count")
     plan.add_argument(

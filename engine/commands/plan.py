@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import math
 import sys
 from typing import Any
 
@@ -19,7 +20,7 @@ from substyle.engine.embedding.run import embed
 from substyle.engine.estimate.forecast import Forecast, forecasts
 from substyle.engine.estimate.plan import ANALYSIS, CLASSES, PROBES, SOURCES, Plan
 from substyle.engine.estimate.plan import plan as estimate_study
-from substyle.engine.estimate.roofline import DEFAULT, DEVICES, DISK, GPU, HOST, card_of, device
+from substyle.engine.estimate.roofline import DEFAULT, DEVICES, GPU, HOST, STORAGE, Cluster, card_of, device
 from substyle.engine.stages.registry import stages
 from substyle.engine.stages.shift import ShiftStage
 from substyle.engine.stages.stage import TrainingStage
@@ -111,34 +112,43 @@ def _counted(options: argparse.Namespace, study: Study, photographs: int, classe
         remarks.append(f"none of {', '.join(DEVICES)} found, planning for {DEFAULT}; choose with --gpu")
     if any(as_eight_bits(choice.precision or study.embed.precision) for choice in study.backbones):
         remarks.append("8-bit backbones are counted as bf16: int8 and fp8 have not been measured on a GPU")
-    estimate = estimate_study(study, photographs, gpu, count=options.count, classes=classes)
+    shared = options.storage_rate * 1e9 if options.storage_rate else math.inf
+    cluster = Cluster(options.count, options.gpus_per_machine, options.machine_rate * 1e9, shared)
+    estimate = estimate_study(study, photographs, gpu, cluster, classes=classes)
     others = [stage.name for stage in stages() if stage.of(study) is not None and stage.name not in (PROBES, ANALYSIS)]
     estimate = dataclasses.replace(estimate, not_counted=others + estimate.not_counted)
     remark, sources = "; ".join(remarks) or None, {"products": gpu.source} | SOURCES
     if remark:
         print(remark)
     _show(estimate)
+    price = options.gpu_price and options.gpu_price * estimate.paid_gpu_hours
+    if price:
+        print(f"price: {price:,.2f}, of {estimate.paid_gpu_hours:,.2f} GPU hours")
     print("\nnothing was measured on a GPU:")
     for name, source in sources.items():
         print(f"{name:14} {source}")
-    return dataclasses.asdict(estimate) | {"remark": remark, "sources": sources}
+    return dataclasses.asdict(estimate) | {"price": price, "remark": remark, "sources": sources}
 
 
 def _show(plan: Plan) -> None:
     print(
-        f"{plan.photographs:,} photographs × {plan.variants} variants on {plan.count} × {plan.gpu}: "
+        f"{plan.photographs:,} photographs × {plan.variants} variants on {plan.count} × {plan.gpu} "
+        f"({plan.machines} machine{'s' * (plan.machines > 1)}): "
         f"{plan.hours:.2f} hours for embedding, {plan.total_hours:.2f} with probes and analysis"
     )
-    resources = (GPU, HOST, DISK)
+    resources = (GPU, HOST, STORAGE)
     print(f"\n{'whole study, hours':40} {'all':>7} " + " ".join(f"{name:>7}" for name in resources) + "  limited by")
     for part in plan.parts:
         busy = " ".join(f"{part.busy.get(name, 0.0):7.2f}" for name in resources)
         print(f"{f'{part.stage}: {part.name}':40} {part.hours:7.2f} {busy}  {part.limited_by}")
-    print("each GPU computes probes and analysis of one backbone at a time")
+    print("probes and analysis run on one machine, of one backbone at a time on each GPU")
     print("not counted:", ", ".join(("startup", "maps", "report", *plan.not_counted)))
     print(f"\n{'embedding':48} {'images/s':>10} {'GPU hours':>10} {'GB':>10}  in probes")
     print(f"{'decoding, variants':48} {'':10} {plan.variant_hours:10,.2f}")
     for cost in plan.backbones:
         rate = "–" if cost.embeddings_per_s is None else f"{cost.embeddings_per_s:,.0f}"
         print(f"{cost.backbone:48} {rate:>10} {cost.gpu_hours:10,.2f} {cost.store_bytes / 1e9:10,.1f}  {cost.held}")
-    print(f"store: {plan.store_bytes / 1e9:.1f} GB")
+    print(
+        f"store: {plan.store_bytes / 1e9:.1f} GB in {plan.shards:,} shards; embedding requests, if it and the "
+        f"photographs, in tar shards, are in buckets: {plan.gets:,} GET, {plan.puts:,} PUT"
+    )

@@ -6,7 +6,7 @@ from substyle.engine.analysis.geometry import RIDGE
 from substyle.engine.analysis.neighbors import ITERATIONS, RESTARTS
 from substyle.engine.config import AnalysisConfig
 from substyle.engine.estimate.probes import ProbedTable
-from substyle.engine.estimate.roofline import DISK, DISK_RATE, GPU, HOST, Device, Parts
+from substyle.engine.estimate.roofline import GPU, HOST, STORAGE, Device, Parts
 
 NEIGHBOURS, GEOMETRY = "neighbours and clusters", "geometry"
 POINTS = 256  # rows per cluster of which FAISS trains k-means at most, its default
@@ -16,8 +16,8 @@ POINTS = 256  # rows per cluster of which FAISS trains k-means at most, its defa
 _VOTE, _CLUSTER, _UNIT, _BOOTSTRAP, _COMPARE, _PRODUCT = 2e-5, 2.4e-4, 15e-9, 5.5e-6, 55e-9, 1 / 98e9
 
 
-def parts(table: ProbedTable, config: AnalysisConfig, device: Device) -> Parts:
-    """Seconds by resource of each part of the analysis of a backbone."""
+def parts(table: ProbedTable, config: AnalysisConfig, device: Device, *, rate: float) -> Parts:
+    """Seconds by resource of each part of the analysis of a backbone, from storage of so many bytes per second."""
     variants, width = len(table.transformations), table.width
     tested, trained = (round(share * table.photographs) for share in (table.test, table.train))
     queries = min(max(config.max_queries // variants, 1), tested) * variants
@@ -29,11 +29,11 @@ def parts(table: ProbedTable, config: AnalysisConfig, device: Device) -> Parts:
     # exact search in float32, whose results the selection reads
     gpu = device.seconds(2.0 * width * searched, 8.0 * searched, product=False)
     host = (queries + bank) * width * _UNIT + queries * (_VOTE + _CLUSTER)
-    neighbours = {GPU: gpu, HOST: host, DISK: (queries + bank) * width * table.itemsize / DISK_RATE}
+    neighbours = {GPU: gpu, HOST: host, STORAGE: (queries + bank) * width * table.itemsize / rate}
     fit, choose, score = (min(config.max_images, n) for n in (trained, table.photographs - trained - tested, tested))
     moved = variants - 1
     # targets in coordinates of the identity, the map at each strength, on validation photographs, and the best one
     products = 2.0 * width**2 * (fit + len(RIDGE) * choose + score)
     host = moved * (score * (_BOOTSTRAP + width * _COMPARE) + products * _PRODUCT)
-    geometry = {HOST: host, DISK: 2 * moved * (fit + choose + score) * width * table.itemsize / DISK_RATE}
+    geometry = {HOST: host, STORAGE: 2 * moved * (fit + choose + score) * width * table.itemsize / rate}
     return {NEIGHBOURS: neighbours, GEOMETRY: geometry}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
@@ -9,12 +10,14 @@ from itertools import chain
 import numpy as np
 
 from substyle.engine.config import Study
-from substyle.engine.estimate import analysis, probes
+from substyle.engine.estimate import analysis, probes, roofline
 from substyle.engine.estimate.networks import backbones
 from substyle.engine.estimate.probes import ProbedTable
-from substyle.engine.estimate.roofline import DECODER, DEVICES, DISK, DISK_RATE, GPU, HOST, Busy, Device, Parts, slowest
+from substyle.engine.estimate.roofline import DECODER, GPU, HOST, STORAGE, Busy, Cluster, Device, Parts, slowest
 from substyle.engine.probes.config import ProbeConfig
 from substyle.engine.probes.dataset import MemoryBudget
+from substyle.engine.store.layout import rows_of_shards
+from substyle.pipelines.sources.tar_files import WINDOW
 from substyle.pipelines.transforms.base import Transformation, get, real
 
 # Host seconds, measured on one Xeon core in 2026-11, in batches of 256. Python: per photograph headers (98 µs) and
@@ -36,7 +39,7 @@ SOURCES = {
     "bandwidth": "assumed: 0.8 of the peak; copies reach 0.9, other kernels somewhat less",
     "variants": "counted: bytes by suite; backbones: counted: products, between which all is fused",
     "host": "measured: one Xeon core",
-    "disk": "assumed: one of 1 GB/s",
+    "storage": "assumed: 1 GB/s a machine; requests: counted",
     "linear probes": "counted: products and bytes; measured: passes of 272 photographs",
     "MLPs": "counted: products and bytes; assumed: steps doubled once",
 }
@@ -89,11 +92,14 @@ class Plan:
     """Estimated cost of a study.
 
     Attributes:
-        gpu, count: GPU model and number of GPUs.
+        gpu, count: GPU model and number of GPUs; machines: that they are in.
         photographs, variants: N and T.
-        hours: wall time of embedding, without startup; total_hours: of the whole study.
+        hours: wall time of embedding on all machines, without startup; total_hours: of the whole study, of which all
+            else runs on one.
+        paid_gpu_hours: of the GPUs of all machines while they embed, then of one machine.
         variant_hours: GPU hours of decoding and variants.
-        store_bytes: size of the store.
+        store_bytes: size of the store; shards: number of its files of embeddings.
+        gets, puts: requests of embedding, if photographs are tar shards in a bucket and the store is in one.
         backbones: costs of each.
         parts: the whole study. Probes and analysis of a backbone run on one GPU.
         not_counted: transformations of other libraries, which processes on the host compute at rates of their own.
@@ -101,23 +107,32 @@ class Plan:
 
     gpu: str
     count: int
+    machines: int
     photographs: int
     variants: int
     hours: float
     total_hours: float
+    paid_gpu_hours: float
     variant_hours: float
     store_bytes: float
+    shards: int
+    gets: int
+    puts: int
     backbones: list[BackboneCost]
     parts: list[StudyPart]
     not_counted: list[str]
 
 
-def plan(study: Study, photographs: int, device: Device, *, count: int = 1, classes: int = CLASSES) -> Plan:
+ONE = Cluster()  # a GPU
+
+
+def plan(study: Study, photographs: int, device: Device, cluster: Cluster = ONE, *, classes: int = CLASSES) -> Plan:
     """Estimate the cost of a study.
 
     Args:
         study: of its stages, embedding, probes and analysis are counted.
-        photographs: N, with so many classes; count: number of GPUs.
+        photographs: N, with so many classes.
+        cluster: how many of the device, and on which machines.
 
     Raises:
         ConfigError: a backbone cannot be estimated.
@@ -131,23 +146,34 @@ def plan(study: Study, photographs: int, device: Device, *, count: int = 1, clas
         held = MemoryBudget(shape, itemsize, free, ProbeConfig.stream_buffer, device.name).choose("auto")
         table = ProbedTable(facts.dim, itemsize, held, transformations, photographs, classes, splits.train, splits.test)
         seconds = variants * facts.work.seconds(device)  # of a photograph
-        rate = variants / seconds if facts.parameters else None
-        costs.append(BackboneCost(name, facts.dim, table.size, held, rate, photographs * seconds / 3600))
+        per_s = variants / seconds if facts.parameters else None
+        costs.append(BackboneCost(name, facts.dim, table.size, held, per_s, photographs * seconds / 3600))
         tables.append(table)
-        probed.append(probes.parts(table, study.probes, device, backbone=name, others=len(counted) - 1))
-        analysed.append(analysis.parts(table, study.analysis, device))
+        rate = cluster.alone.rate
+        probed.append(probes.parts(table, study.probes, device, backbone=name, others=len(counted) - 1, rate=rate))
+        analysed.append(analysis.parts(table, study.analysis, device, rate=rate))
     variant_hours = photographs * sum(_variant(get(name), settings.canvas, device) for name in transformations) / 3600
-    embedding = _embedding(tables, variant_hours + sum(cost.gpu_hours for cost in costs), device, count)
-    parts = [embedding, *_stage(PROBES, probed, count), *_stage(ANALYSIS, analysed, count)]
+    gpu_hours = variant_hours + sum(cost.gpu_hours for cost in costs)
+    embedding, alone = _embedding(tables, gpu_hours, device, cluster), cluster.alone.gpus
+    parts = [embedding, *_stage(PROBES, probed, alone), *_stage(ANALYSIS, analysed, alone)]
+    total = sum(part.hours for part in parts)
+    row_bytes = max(table.size for table in tables) / photographs
+    rows = study.embed.shard_rows or max(rows_of_shards(photographs, row_bytes, 3600 * gpu_hours / photographs), BATCH)
+    shards, files = -(-photographs // rows) * len(tables), photographs * (1 + len(real(transformations)))
     return Plan(
         gpu=device.name,
-        count=count,
+        count=cluster.gpus,
+        machines=cluster.machines,
         photographs=photographs,
         variants=variants,
         hours=embedding.hours,
-        total_hours=sum(part.hours for part in parts),
+        total_hours=total,
+        paid_gpu_hours=cluster.gpus * embedding.hours + alone * (total - embedding.hours),
         variant_hours=variant_hours,
         store_bytes=sum(table.size for table in tables),
+        shards=shards,
+        gets=files + math.ceil(photographs * _FILE / WINDOW) + shards,
+        puts=2 * shards,
         backbones=costs,
         parts=parts,
         not_counted=[name for name in transformations if get(name).made_by == "library"],
@@ -166,8 +192,8 @@ def _variant(transformation: Transformation, canvas: int, device: Device) -> flo
     return device.seconds(0.0, _CANVASES.get(module, _SUBSTANCE) * 3.0 * canvas**2)
 
 
-def _embedding(tables: Sequence[ProbedTable], gpu_hours: float, device: Device, count: int) -> StudyPart:
-    """From files to embeddings in a store: each GPU takes a share of the photographs, all read and write one disk.
+def _embedding(tables: Sequence[ProbedTable], gpu_hours: float, device: Device, cluster: Cluster) -> StudyPart:
+    """From files to embeddings in a store: each GPU takes a share of the photographs.
 
     Args:
         gpu_hours: of variants and backbones.
@@ -178,10 +204,10 @@ def _embedding(tables: Sequence[ProbedTable], gpu_hours: float, device: Device, 
     generated = sum(get(name).made_by not in _NOT_ON_GPU for name in transformations)
     python = _PHOTOGRAPH + generated * _VARIANT + len(transformations) * len(tables) * _EMBEDDING
     busy = {
-        GPU: 3600 * gpu_hours / count,
-        DECODER: files / (_DALI * device.bandwidth / DEVICES["h100"].bandwidth) / count,
-        HOST: max(photographs * python, stored * _WRITE) / count,  # on threads of their own
-        DISK: (files * _FILE + stored) / DISK_RATE,
+        GPU: 3600 * gpu_hours / cluster.gpus,
+        DECODER: files / (_DALI * device.bandwidth / roofline.DEVICES["h100"].bandwidth) / cluster.gpus,
+        HOST: max(photographs * python, stored * _WRITE) / cluster.gpus,  # on threads of their own
+        STORAGE: (files * _FILE + stored) / cluster.rate,
     }
     return _part(EMBEDDING, "decoding to embeddings", [busy])
 
@@ -197,7 +223,7 @@ def _stage(stage: str, work: Sequence[Parts], count: int) -> Iterator[StudyPart]
 
 
 def _part(stage: str, name: str, work: Sequence[Busy], share: float = 1.0) -> StudyPart:
-    """A part of several backbones: a share of their seconds, unless they wait for the disk, of which there is one."""
+    """A part of several backbones: a share of their seconds, unless they wait for storage, of which there is one."""
     busy = {key: sum(seconds.get(key, 0.0) for seconds in work) / 3600 for key in dict.fromkeys(chain(*work))}
     limited_by, hours = slowest(busy)[0], sum(slowest(seconds)[1] for seconds in work) / 3600
-    return StudyPart(stage, name, hours if limited_by == DISK else hours * share, limited_by, busy)
+    return StudyPart(stage, name, hours if limited_by == STORAGE else hours * share, limited_by, busy)

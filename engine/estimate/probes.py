@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import product
 
-from substyle.engine.estimate.roofline import DISK, DISK_RATE, GPU, HOST, Device, Parts
+from substyle.engine.estimate.roofline import GPU, HOST, STORAGE, Cluster, Device, Parts
 from substyle.engine.probes import mlp, objective
 from substyle.engine.probes.config import ProbeConfig
 from substyle.engine.probes.dataset import FLOAT16, INT8, STREAMED
@@ -106,12 +106,21 @@ class _Fit:
     reports: float
 
 
-def parts(table: ProbedTable, config: ProbeConfig, device: Device, *, backbone: str, others: int) -> Parts:
+def parts(
+    table: ProbedTable,
+    config: ProbeConfig,
+    device: Device,
+    *,
+    backbone: str,
+    others: int,
+    rate: float = Cluster.machine_rate,
+) -> Parts:
     """Seconds by resource of each part of the probes of a backbone, on one GPU.
 
     Args:
         backbone: its name; controls have no multi-task probe.
         others: number of other backbones, with which scores are compared.
+        rate: bytes per second of the storage.
     """
     control = backbone.startswith("control:")
     rotated = config.rotate == "all" or (config.rotate == "networks" and not control)
@@ -119,13 +128,13 @@ def parts(table: ProbedTable, config: ProbeConfig, device: Device, *, backbone: 
     mlps = list(_mlps(table, config, device, others, multitask=not control))
     seconds: Parts = {}
     if table.how != STREAMED:
-        seconds[LOADING] = {DISK: table.size / DISK_RATE, HOST: table.size / _READ}
+        seconds[LOADING] = {STORAGE: table.size / rate, HOST: table.size / _READ}
     for name, fits, launches in ((LINEAR, linear, _LAUNCHES), (MLPS, mlps, 0.0)):
         read = sum(fit.passes * fit.rows for fit in fits) if table.how == STREAMED else 0.0
         moved = read * table.width * table.itemsize
         host = sum(fit.passes for fit in fits) * launches + moved / _READ
         if fits:
-            seconds[name] = {GPU: sum(fit.gpu for fit in fits), HOST: host, DISK: moved / DISK_RATE}
+            seconds[name] = {GPU: sum(fit.gpu for fit in fits), HOST: host, STORAGE: moved / rate}
     scored, reports = sum(fit.scored for fit in linear + mlps), sum(fit.reports for fit in linear + mlps)
     resampled = table.test * table.photographs * config.bootstrap
     draws = min(reports, 1) if resampled <= KEPT_DRAWS else reports

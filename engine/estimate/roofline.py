@@ -1,13 +1,14 @@
-"""Peak rates of GPUs, the rate of the disk, and the shortest time of counted work on them.
+"""Peak rates of GPUs, machines with their storage, and the shortest time of counted work on them.
 
 A launch takes the longer of its compute and its memory time: the roofline of Williams, Waterman and Patterson (2009).
 """
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from substyle.errors import ConfigError
 
@@ -41,6 +42,37 @@ class Device:
         return max(flop / (peak * self.reached), moved / (self.bandwidth * self.moving))
 
 
+@dataclass(frozen=True)
+class Cluster:
+    """GPUs in machines, and the storage of photographs and embeddings.
+
+    Attributes:
+        gpus: their number; per_machine: how many of them a machine has.
+        machine_rate: bytes per second that a machine reads and writes, on its disk or over its network.
+        storage_rate: bytes per second of storage that all machines share; infinite: each has as much as it uses.
+    """
+
+    gpus: int = 1
+    per_machine: int = 8
+    machine_rate: float = 1e9
+    storage_rate: float = math.inf
+
+    @property
+    def machines(self) -> int:
+        """Number of machines."""
+        return -(-self.gpus // self.per_machine)
+
+    @property
+    def alone(self) -> Cluster:
+        """One of the machines: stages other than embedding run on one."""
+        return replace(self, gpus=min(self.gpus, self.per_machine))
+
+    @property
+    def rate(self) -> float:
+        """Bytes per second that all machines read and write."""
+        return min(self.machines * self.machine_rate, self.storage_rate)
+
+
 _WIDER = "assumed: less than an A100's 0.6 (AITemplate), with more operations per byte of bandwidth"
 _AITEMPLATE = "published: AITemplate, ViT-B/16 in fp16, 5,273 images/s (59.5 %)"
 # Source: NVIDIA's data sheets; dense rates, half of those "with sparsity"
@@ -51,8 +83,7 @@ DEVICES = {
     "l4": Device("L4", 121e12, 30.3e12, 0.3e12, 24e9, 0.45, _WIDER),
 }
 DEFAULT = "h100"
-DISK_RATE = 1e9  # bytes per second of the one disk, assumed
-GPU, HOST, DISK, DECODER = "GPU", "host", "disk", "JPEG decoder"
+GPU, HOST, STORAGE, DECODER = "GPU", "host", "storage", "JPEG decoder"
 Busy = dict[str, float]  # seconds by resource; all are busy at the same time
 Parts = dict[str, Busy]  # of a stage, by name; they follow one another
 

@@ -1,6 +1,6 @@
 """Sources of photographs: a source lists its images once and reads their bytes on demand.
 
-Other packages import `base`, `files`, `labels`, `metadata`.
+Other packages import `base`, `files`, `labels`, `metadata`, `tar_files`.
 """
 
 from __future__ import annotations

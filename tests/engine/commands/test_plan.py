@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import json
+import math
+import re
+import tarfile
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.conftest import setting
+from tests.object_server import Server
 
 from substyle.engine import cli, config
 from substyle.engine.estimate import networks
 from substyle.engine.estimate import plan as estimated
 from substyle.engine.estimate.forecast import GENERATORS, HEADS, STYLE, forecasts
 from substyle.engine.estimate.plan import ANALYSIS, EMBEDDING, PROBES, Plan
-from substyle.engine.estimate.roofline import DEVICES, GPU, HOST, Device
+from substyle.engine.estimate.roofline import DEVICES, GPU, HOST, STORAGE, Cluster, Device
 from substyle.engine.results.statistics import correlation_interval
+from substyle.pipelines.storage import ObjectPlace
 from substyle.pipelines.transforms.registry import suite
 
 
@@ -53,7 +59,7 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     for part in answer["parts"]:
         (line,) = (line for line in lines if line.startswith(f"{part['stage']}: {part['name']} "))
         assert line.endswith(part["limited_by"])
-    assert "one backbone at a time" in shown
+    assert "one backbone at a time on each GPU" in shown
     assert f"store: {answer['store_bytes'] / 1e9:.1f} GB" in shown
     assert answer["forecast"]["test"] == round(1_331_167 * 0.2)
     low, median, high = (f"{100 * each:.3g}" for each in answer["forecast"]["claims"][0]["half"])
@@ -88,7 +94,7 @@ def test_a_sample_is_scaled(two_classes: Path, tmp_path: Path, capsys: pytest.Ca
 def plan(backbones: list[str], photographs: int, card: Device = H100, *, count: int = 1, **more: Any) -> Plan:  # noqa: ANN401
     choices = tuple(map(config.BackboneChoice, backbones))
     study = config.Study("s", choices, **more)
-    return estimated.plan(study, photographs, card, count=count)
+    return estimated.plan(study, photographs, card, Cluster(count))
 
 
 def hours(made: Plan, stage: str) -> float:
@@ -108,6 +114,82 @@ def test_a_plan_adds_up() -> None:
     assert hours(made, PROBES) > 0
     assert hours(made, ANALYSIS) > 0
     assert asdict(made)["parts"][0]["busy"] == made.parts[0].busy
+
+
+def test_machines_bound_a_plan() -> None:
+    """Photographs are embedded on all machines, which share storage; the stages run on one of them."""
+    choices = tuple(map(config.BackboneChoice, ["package:efficientnet_lite0", "control:pixels"]))
+    study = config.Study("s", choices)
+
+    def of(**cluster: Any) -> Plan:  # noqa: ANN401
+        return estimated.plan(study, 1_000_000, H100, Cluster(**cluster))
+
+    stored = 1e6 * 31 * (1280 + 768) * 2
+    storage = (1e6 * 110e3 + stored) / 3600e9  # hours of one machine, which reads and writes 1 GB/s
+    one, nine, shared = of(gpus=8), of(gpus=9), of(gpus=64, storage_rate=2e9)
+    assert [each.machines for each in (one, nine, shared)] == [1, 2, 8]
+    assert one.parts[0].busy[STORAGE] == pytest.approx(storage)
+    assert nine.parts[0].busy[STORAGE] == pytest.approx(storage / 2)
+    assert shared.parts[0].busy[STORAGE] == pytest.approx(storage / 2)
+    assert of(gpus=64).parts[0].busy[STORAGE] == pytest.approx(storage / 8)
+    slow = of(gpus=64, machine_rate=1e7)
+    assert (slow.parts[0].limited_by, slow.hours) == (STORAGE, pytest.approx(storage * 100 / 8))
+    stages = shared.total_hours - shared.hours
+    assert stages == pytest.approx(one.total_hours - one.hours)
+    assert shared.paid_gpu_hours == pytest.approx(64 * shared.hours + 8 * stages)
+    loading = "probes", "loading"
+    (fast, slow_loading) = (
+        next(part.busy[STORAGE] for part in made.parts if (part.stage, part.name) == loading) for made in (shared, slow)
+    )
+    assert fast == pytest.approx(stored / 3600e9)  # of one machine, which the shared storage does not limit
+    assert slow_loading == pytest.approx(stored / 3600e7)
+
+
+def test_requests_of_a_plan() -> None:
+    """One for each photograph, and one for each MiB of tar shards; a shard of 1,024 rows is a file and its record."""
+    made = plan([VIT, "control:pixels"], 1_000_000)
+    shards = 2 * 977
+    assert (made.shards, made.puts) == (shards, 2 * shards)
+    assert made.gets == 1_000_000 + math.ceil(1_000_000 * 110e3 / 2**20) + shards
+    few = plan([VIT, "control:pixels"], 1000, embed=config.EmbedConfig(shard_rows=32))
+    assert (few.shards, few.puts) == (2 * 32, 2 * 64)
+
+
+def test_embedding_sends_the_requests_of_a_plan(
+    two_classes: Path, bucket: ObjectPlace, server: Server, tmp_path: Path
+) -> None:
+    """Beside those, embedding sends some that do not grow with the photographs."""
+    with tarfile.open(tmp_path / "s.tar", "w") as shard:
+        shard.add(two_classes, ".")
+    photographs, store = bucket / "s.tar", bucket / "s.zarr"
+    photographs.write((tmp_path / "s.tar").read_bytes())
+    where = ["embed", str(photographs), "--store", str(store), "--backbone", "control:pixels", "--quiet"]
+    settings = setting("canvas=64", "embed.shard_rows=8")
+    server.requests.clear()
+    assert cli.main([*where, "--suite", "identity,grayscale", *settings]) == 0
+
+    def sent(method: str, pattern: str) -> int:
+        return sum(each == method and bool(re.search(pattern, path)) for each, path in server.requests)
+
+    of_records = r"/journal/[^/]+\.json"
+    made = plan(["control:pixels"], 40, suite="identity,grayscale", canvas=64, embed=config.EmbedConfig(shard_rows=8))
+    assert (made.shards, made.puts) == (5, sent("PUT", r"/c\.") + sent("PUT", of_records)) == (5, 10)
+    mebibytes = math.ceil(40 * 110e3 / 2**20)  # of photographs of the size that plans assume, to list; here it is one
+    assert made.gets - mebibytes + 1 == sent("GET", r"s\.tar") + sent("GET", of_records) == 40 + 1 + 5
+
+
+def test_the_price_of_a_plan(study: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    shown, answer = planned(study, capsys, "--count", "16", "--gpus-per-machine", "4", "--gpu-price", "2.5")
+    assert answer["machines"] == 4
+    assert answer["price"] == pytest.approx(2.5 * answer["paid_gpu_hours"])
+    assert f"price: {answer['price']:,.2f}, of {answer['paid_gpu_hours']:,.2f} GPU hours" in shown
+    assert "16 × H100 SXM (4 machines)" in shown
+    shown, answer = planned(study, capsys, "--storage-rate", "0.001")
+    assert "price:" not in shown
+    assert answer["parts"][0]["limited_by"] == STORAGE
+    with pytest.raises(SystemExit):
+        cli.main(["plan", str(study), "--photographs", "9", "--machine-rate", "0"])
+    assert "--machine-rate: got '0'" in capsys.readouterr().err
 
 
 def test_a_small_backbone_waits_for_the_host() -> None:
