@@ -39,7 +39,7 @@ SOURCES = {
     "bandwidth": "assumed: 0.8 of the peak; copies reach 0.9, other kernels somewhat less",
     "variants": "counted: bytes by suite; backbones: counted: products, between which all is fused",
     "host": "measured: one Xeon core",
-    "storage": "assumed: 1 GB/s a machine; requests: counted",
+    "storage": "assumed: 1 GB/s a machine, unless given; requests: counted",
     "linear probes": "counted: products and bytes; measured: passes of 272 photographs",
     "MLPs": "counted: products and bytes; assumed: steps doubled once",
 }

@@ -8,10 +8,11 @@ import os
 import re
 import sys
 import tokenize
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
-from tempfile import TemporaryFile
+from tempfile import TemporaryFile, gettempdir
 from typing import Any
 from zipfile import BadZipFile
 
@@ -19,13 +20,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv
-import pyarrow.dataset
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from substyle.engine.backbones.registry import FAMILIES
 from substyle.engine.store import catalog, compaction, lock
 from substyle.engine.store.catalog import PIXELS_DIGEST, Definition
+from substyle.engine.store.files import writing
 from substyle.engine.store.journal import hex_of
 from substyle.engine.store.layout import EXPORT_NOTE, PIXELS, SPLITS, UNLABELLED, BackboneEntry, Dtype, StoreSettings
 from substyle.engine.store.manifest import SourceEntry, assign
@@ -68,17 +69,20 @@ class _Given:
     def of(cls, columns: Mapping[str, _Column], x_RD: NDArray[np.float32]) -> _Given:
         """Raises ConfigError for an unknown transformation, or if a row is repeated or missing."""
         key, made = columns["key"], columns["transformation"]
-        labels, splits, contents = (_one_each(key, columns, name) for name in ("label", "split", "content_hash"))
+        first_K = _first(key.code_R, len(key.values))
+        labels, splits, contents = (
+            _one_each(key, first_K, columns[name], name) for name in ("label", "split", "content_hash")
+        )
         load_all()
         names = list(dict.fromkeys(["identity", *made.values]))
         _require_roles(columns)
-        definitions = [_definition(name, columns) for name in names]
+        stated = made.pairs(columns["definition"])
+        definitions = [_definition(name, [text for each, text in stated if each == name]) for name in names]
         keys = sorted(key.values)
         n_K, t_M = np.empty(len(keys), np.int64), np.array([names.index(name) for name in made.values])
         n_K[np.argsort(np.array(key.values, object))] = np.arange(len(keys))
         place_R = t_M[made.code_R] * len(keys) + n_K[key.code_R]
-        at_TN = np.full((len(names), len(keys)), -1, np.int64)
-        at_TN.ravel()[place_R[::-1]] = np.arange(len(place_R))[::-1]  # the first row of each
+        at_TN = _first(place_R, len(names) * len(keys)).reshape(len(names), len(keys))
         if len(again := np.flatnonzero(at_TN.ravel()[place_R] != np.arange(len(place_R)))):
             given = f"{key.text(again[0])}, {made.text(again[0])}"
             raise ConfigError("embeddings", given, "each (key, transformation) once")
@@ -330,33 +334,44 @@ def _read(embeddings: Path, rows: Path | None, near: Path | None) -> tuple[dict[
         table = pa.csv.read_csv(file, convert_options=text) if file is rows else _table(file)
         table.validate(full=True)
         columns = {name: _column(table, name, file) for name in _COLUMNS}
-        blocks = _array_blocks(embeddings) if file is rows else _list_blocks(embeddings)
-        x_RD = _written(blocks, len(table), embeddings, near)
+        x_RD = _array(embeddings, near) if file is rows else _written(_list_blocks(embeddings), embeddings, near)
     except (OSError, ValueError, MemoryError, pa.ArrowException) as error:
         raise SubstyleError(f"{file}: cannot read: {brief(error)}") from error
+    if len(x_RD) != len(table):
+        raise ConfigError(f"embeddings of {embeddings.name}", f"{len(x_RD)} embeddings for {len(table)} rows", _ALLOWED)
     return columns, x_RD
 
 
-def _written(blocks: Iterator[NDArray[Any]], rows: int, source: Path, near: Path | None) -> NDArray[np.float32]:
+def _written(blocks: Iterable[NDArray[Any]], source: Path, near: Path | None) -> NDArray[np.float32]:
     """Write blocks of embeddings to an unnamed file, which goes with the process, and map it. Shape: (R, D)."""
     width, count = 0, 0
     with TemporaryFile(dir=near) as file:
-        for block_BD in blocks:
-            if block_BD.dtype.kind not in "fiu":
-                raise ConfigError(f"embeddings of {source.name}", f"an array of {block_BD.dtype}", "numbers")
-            with np.errstate(over="ignore"):  # overflows become infinite
-                x_BD = np.ascontiguousarray(block_BD, np.float32)
-            if not x_BD.size or not np.isfinite(x_BD).all():
-                given = f"numbers that are not finite in rows {count} to {count + len(x_BD) - 1}"
-                raise ConfigError(
-                    f"embeddings of {source.name}", given if x_BD.size else "lists of no number", _ALLOWED
-                )
+        for x_BD in _checked(blocks, source):
             width, count = x_BD.shape[1], count + len(x_BD)
-            file.write(x_BD.data)
-        if not count or count != rows:
-            raise ConfigError(f"embeddings of {source.name}", f"{count} embeddings for {rows} rows", _ALLOWED)
-        file.flush()
+            with writing(near or Path(gettempdir())):
+                file.write(x_BD.data)
+        if not count:
+            raise ConfigError(f"embeddings of {source.name}", "no row", _ALLOWED)
+        with writing(near or Path(gettempdir())):
+            file.flush()
         return np.memmap(file, np.float32, "r", shape=(count, width))
+
+
+def _checked(blocks: Iterable[NDArray[Any]], source: Path) -> Iterator[NDArray[np.float32]]:
+    """Blocks as float32. Raises ConfigError for other values than finite numbers."""
+    first = 0
+    for block_BD in blocks:
+        if block_BD.dtype.kind not in "fiu":
+            raise ConfigError(f"embeddings of {source.name}", f"an array of {block_BD.dtype}", "numbers")
+        with np.errstate(over="ignore"):  # overflows become infinite
+            x_BD = np.ascontiguousarray(block_BD, np.float32)
+        if not x_BD.size:
+            raise ConfigError(f"embeddings of {source.name}", "lists of no number", _ALLOWED)
+        if not np.isfinite(x_BD).all():
+            given = f"numbers that are not finite in rows {first} to {first + len(x_BD) - 1}"
+            raise ConfigError(f"embeddings of {source.name}", given, _ALLOWED)
+        first += len(x_BD)
+        yield x_BD
 
 
 def _table(path: Path) -> pa.Table:
@@ -411,25 +426,32 @@ def _coded(kind: pa.DataType) -> bool:
     return bool(pa.types.is_dictionary(kind) and pa.types.is_string(kind.value_type))
 
 
-def _array_blocks(file: Path) -> Iterator[NDArray[Any]]:
+def _array(file: Path, near: Path | None) -> NDArray[np.float32]:
     try:
         array = np.load(file, mmap_mode="r", allow_pickle=False)  # mapped: a header may claim any size
     except (OSError, ValueError, EOFError, SyntaxError, tokenize.TokenError, BadZipFile) as error:
         raise SubstyleError(f"{file}: cannot read: {error}") from error
     if not isinstance(array, np.ndarray) or array.ndim != 2:
         raise ConfigError(f"embeddings of {file.name}", f"array {getattr(array, 'shape', 'of several')}", _ALLOWED)
-    return (array[start : start + _ROWS] for start in range(0, len(array), _ROWS))
+    blocks = (array[start : start + _ROWS] for start in range(0, len(array), _ROWS))
+    if array.dtype != np.float32 or not array.flags.c_contiguous:
+        return _written(blocks, file, near)
+    for _ in _checked(blocks, file):
+        pass
+    return array
 
 
 def _list_blocks(path: Path) -> Iterator[NDArray[Any]]:
     """The column of embeddings, in blocks of rows. Raises ConfigError for other lists than those of one length."""
-    found, widths = pyarrow.dataset.dataset(path, format="parquet", partitioning="hive"), set[int | None]()
+    found, widths = pq.ParquetDataset(path), set[int | None]()
     kind = found.schema.field("embedding").type
     if not (pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)):
         raise ConfigError(f"embedding of {path.name}", str(kind), "lists of numbers")
     if not (pa.types.is_integer(kind.value_type) or pa.types.is_floating(kind.value_type)):
         raise ConfigError(f"embedding of {path.name}", str(kind), "lists of numbers")
-    for batch in found.to_batches(["embedding"], batch_size=_ROWS, batch_readahead=1, fragment_readahead=1):
+    # otherwise a whole row group is held, and files are often one
+    streams = (pq.ParquetFile(file, buffer_size=1 << 20, pre_buffer=False) for file in found.files)
+    for batch in chain.from_iterable(stream.iter_batches(_ROWS, columns=["embedding"]) for stream in streams):
         batch.validate(full=True)
         lists = batch.column(0)
         widths |= {*pc.unique(pc.list_value_length(lists)).to_pylist()}  # None for an empty cell
@@ -439,10 +461,15 @@ def _list_blocks(path: Path) -> Iterator[NDArray[Any]]:
             yield pc.list_flatten(lists).to_numpy(zero_copy_only=False).reshape(len(lists), *widths)
 
 
-def _one_each(key: _Column, columns: Mapping[str, _Column], name: str) -> dict[str, str | None]:
+def _first(code_R: NDArray[np.integer], count: int) -> NDArray[np.int64]:
+    """The first row with each of ``count`` codes, -1 for none."""
+    first_C = np.full(count, -1, np.int64)
+    first_C[code_R[::-1]] = np.arange(len(code_R))[::-1]  # of repeated places the last one is kept
+    return first_C
+
+
+def _one_each(key: _Column, first_K: NDArray[np.int64], column: _Column, name: str) -> dict[str, str | None]:
     """A column by key. Raises ConfigError if rows of one image differ."""
-    column = columns[name]
-    first_K = np.unique(key.code_R, return_index=True)[1]
     if len(other := np.flatnonzero(column.code_R != column.code_R[first_K][key.code_R])):
         row, first = other[0], first_K[key.code_R[other[0]]]
         given = f"{column.text(first)} and {column.text(row)}"
@@ -461,14 +488,14 @@ def _require_roles(columns: Mapping[str, _Column]) -> None:
                 )
 
 
-def _definition(name: str, columns: Mapping[str, _Column]) -> Definition:
+def _definition(name: str, stated: Iterable[str | None]) -> Definition:
     """A transformation as it is defined now, with the pixels that the file states, which `embed` compares.
 
     Raises ConfigError if it was defined otherwise when the variants were made.
     """
     own = Definition(base.get(name).describe())
-    for each, text in columns["transformation"].pairs(columns["definition"]):
-        if each != name or text is None:
+    for text in stated:
+        if text is None:
             continue
         declared, *rest = text.split("-")
         assets = [each.removeprefix("assets.") for each in rest if each.startswith("assets.")]

@@ -230,7 +230,8 @@ class Notes(FileNotes):
 
 
 def _groups(small_NRC: NDArray[np.uint8]) -> NDArray[np.int64]:
-    name = f"near-duplicates/{hashlib.sha256(small_NRC.data).hexdigest()[:24]}"
+    rule = {"version": manifest.GROUPING, "bits": manifest.MAX_BITS, "levels": manifest.MAX_LEVELS}
+    name = f"near-duplicates/{cache.key({**rule, 'thumbnails': hashlib.sha256(small_NRC.data).hexdigest()})}"
     with suppress(OSError, UnsafeFileError):  # of a cache that is not this user's, or not writable
         return np.frombuffer(cache.fetch(name, lambda: manifest.groups(small_NRC).tobytes()), np.int64)
     return manifest.groups(small_NRC)

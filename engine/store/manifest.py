@@ -337,6 +337,7 @@ def _by_hash(keys: Sequence[str], labels: Sequence[int], seed: int, fractions: F
 
 ROWS, COLUMNS = 8, 9  # of a thumbnail; its 8 × 8 left-right comparisons are the 64-bit difference hash
 _LUMA = np.array(tables.LUMA, np.float32)
+GROUPING = 1  # rises where `groups` finds others
 MAX_BITS = 3  # maximum number of differing hash bits
 MAX_LEVELS = 4.0  # maximum mean absolute difference of two thumbnails, in grey levels
 

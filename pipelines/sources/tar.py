@@ -129,7 +129,7 @@ class _Listing:
             with file.opened() as spans:
                 mark = file.mark(0)
                 path = shard.path if is_remote(shard.path) else os.path.abspath(shard.path)
-                facts = json.dumps([_LISTED, path, shard.name, mark, json_label])
+                facts = json.dumps([_LISTED, IMAGE_KINDS, path, shard.name, mark, json_label])
                 kept = f"{hashlib.sha256(facts.encode()).hexdigest()[:24]}.json"
                 if mark and (found := _kept(kept, spans.size)):
                     left_out.extend(LeftOut.of(found["left_out"]))

@@ -9,6 +9,7 @@ import pytest
 from sklearn.linear_model import LogisticRegression
 from tests.tables import table_of
 
+from substyle.engine.stages import few_shot as few_shot_module
 from substyle.engine.stages.few_shot import FewShotConfig, few_shot
 from substyle.engine.store.layout import TEST, TRAIN, VAL
 from substyle.engine.store.table import EmbeddingTable
@@ -59,6 +60,11 @@ def test_few_separable_photographs_reach_the_optimum() -> None:
     found = few_shot(table, FewShotConfig(shots=1000, draws=2))
     right = exact.score(table.x_TND[1, test].astype(np.float64), table.label_N[test])
     assert found["accuracy"]["value"] == pytest.approx(right, abs=0.001)
+
+
+def test_too_few_iterations_are_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(few_shot_module, "ITERATIONS", 1)
+    assert not few_shot(some(), FewShotConfig(shots=1000, draws=2))["converged"]
 
 
 def permuted(table: EmbeddingTable, order: np.ndarray) -> EmbeddingTable:

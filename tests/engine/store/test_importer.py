@@ -100,3 +100,19 @@ def test_numbers_that_are_not_finite_are_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="not finite in rows 0 to 19"):
         import_store(write(tmp_path / "x.parquet", x_ND), tmp_path / "s.zarr", "mine")
     assert not (tmp_path / "s.zarr").exists()
+
+
+def test_a_large_row_group_is_not_held(tmp_path: Path) -> None:
+    x_RD = np.random.default_rng(3).standard_normal((80_000, 256)).astype(np.float32)
+    lists = pa.FixedSizeListArray.from_arrays(pa.array(x_RD.ravel()), x_RD.shape[1])
+    pq.write_table(pa.table({"embedding": lists}), tmp_path / "x.parquet", row_group_size=len(x_RD), compression="none")
+    before = pa.default_memory_pool()
+    pool = pa.proxy_memory_pool(before)
+    pa.set_memory_pool(pool)
+    try:
+        read = [np.array_equal(x_BD, x_RD[4096 * i :][:4096]) for i, x_BD in enumerate(importer._list_blocks(tmp_path))]
+    finally:
+        pa.set_memory_pool(before)
+    assert len(read) == 20
+    assert all(read)
+    assert pool.max_memory() < x_RD.nbytes / 2

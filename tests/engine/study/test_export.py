@@ -130,8 +130,8 @@ def test_an_index_of_faiss_finds_neighbours_by_cosine(store: EmbeddingStore, tmp
 def test_it_is_resumed_and_notices_changes(to: str, store: EmbeddingStore, tmp_path: Path) -> None:
     pytest.importorskip({"huggingface": "datasets", "lance": "lance"}.get(to, "numpy"))
     out = tmp_path / "out"
-    numpy = to in ("numpy", "faiss")
-    first = 3 if numpy else 2  # images and two arrays, or two shards
+    by_transformation = to in ("numpy", "faiss")
+    first = 3 if by_transformation else 2  # images and two arrays, or two shards
     assert counts(export(store, out, to=to, quiet=True)) == (first, 0, 0)
     assert counts(export(store, out, to=to, quiet=True)) == (0, first, 0)
     lost = min(
@@ -140,7 +140,7 @@ def test_it_is_resumed_and_notices_changes(to: str, store: EmbeddingStore, tmp_p
     lost.write_bytes(b"truncated")
     assert counts(export(store, out, to=to, quiet=True)) == (1, first - 1, 0)
     write(store, range(2, 3))  # the store grows
-    assert counts(export(store, out, to=to, quiet=True)) == ((3, 0, 0) if numpy else (1, 2, 0))
+    assert counts(export(store, out, to=to, quiet=True)) == ((3, 0, 0) if by_transformation else (1, 2, 0))
     from substyle.engine.store import compaction
 
     entry = store.backbone("timm:x")
@@ -148,7 +148,7 @@ def test_it_is_resumed_and_notices_changes(to: str, store: EmbeddingStore, tmp_p
         compaction.withdraw(store.path, {(0, entry.slug): {"identity", "jpeg"}})
     write(store, range(1), seed=9)
     answer = export(store, out, to=to, transformations=["identity"], quiet=True)
-    assert counts(answer) == ((2, 0, 1) if numpy else (3, 0, 0))
+    assert counts(answer) == ((2, 0, 1) if by_transformation else (3, 0, 0))
 
 
 def test_lance_has_all_rows_and_no_files_of_earlier_exports(store: EmbeddingStore, tmp_path: Path) -> None:
