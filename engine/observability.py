@@ -9,7 +9,7 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence, Sized
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, TextIO
@@ -21,7 +21,7 @@ _REPORT_EVERY_S = 10.0  # to listeners
 _MEMORY_S = 60.0  # of the rate: one slow batch changes it little
 
 
-Listener = Callable[[str, int, int, float], object]  # stage, items done, total, items per second
+Listener = Callable[["ProgressBar"], object]
 _listeners: list[Listener] = []
 
 
@@ -54,6 +54,9 @@ class ProgressBar(tqdm):  # type: ignore[misc]
     """A bar in a terminal, lines in a log; reports to listeners."""
 
     monitor_interval = 0  # no thread
+
+    photographs = 0  # whose variants the items are
+    quarantined: Sized = ()
 
     def __init__(self, name: str, total: int, unit: str, done: int, out: TextIO) -> None:
         self.name, self.text, self.log = name, "", not out.isatty()
@@ -99,10 +102,21 @@ class ProgressBar(tqdm):  # type: ignore[misc]
 
     def report(self) -> None:
         """Report to listeners."""
-        self.reported_at, state = time.monotonic(), self.format_dict
-        rate = state["rate"] or (self.n - self.initial) / max(state["elapsed"], 1e-9)
+        self.reported_at = time.monotonic()
         for listener in _listeners:
-            listener(self.name, self.n, self.total, rate)
+            listener(self)
+
+    @property
+    def rate(self) -> float:
+        """Items per second."""
+        state = self.format_dict
+        return float(state["rate"] or (self.n - self.initial) / max(state["elapsed"], 1e-9))
+
+    @property
+    def units(self) -> dict[str, float]:
+        """Units of the items, and of the photographs that they are made from, with their number per item."""
+        shares = {self.unit.strip(): 1.0}
+        return shares | {"photographs": self.photographs / self.total} if self.photographs and self.total else shares
 
     def end(self) -> None:
         """Show the end."""

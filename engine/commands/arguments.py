@@ -252,6 +252,11 @@ def _suite(command: Any, default: str | None = "substance31") -> None:  # noqa: 
     command.add_argument("--suite", default=default, help=text)
 
 
+def _metrics(command: argparse.ArgumentParser) -> None:
+    text = "file of Prometheus metrics (.prom) for node_exporter's textfile collector, written during the run"
+    command.add_argument("--metrics", type=local, metavar="FILE", help=text)
+
+
 @command("run", "study", "run all stages: embed, probe, analyze, report")
 def _run(run: argparse.ArgumentParser) -> None:
     run.add_argument(
@@ -271,6 +276,7 @@ def _run(run: argparse.ArgumentParser) -> None:
     text = "few photographs and the settings of the demo where they cost less; into runs/<name>-quick"
     run.add_argument("--quick", action="store_true", help=text)
     run.add_argument("--fresh", action="store_true", help="delete results and store in DIR first")
+    _metrics(run)
     run.add_argument("--profile", action="store_true", help="print the time spent in each part, and write a trace")
     text = "auto, cpu, cuda or cuda:N (the study's)"
     run.add_argument("--device", metavar="DEVICE", help=text)
@@ -332,6 +338,7 @@ def _embed(embed: argparse.ArgumentParser) -> None:
     )
     embed.add_argument("--replace", action="store_true", help="embed edited photographs again, quarantine deleted ones")
     embed.add_argument("--part", default="1/1", metavar="i/n", help="process part i of n of the shards")
+    _metrics(embed)
 
 
 @command("verify", "inspect", "check a store for damage; embed repairs it")

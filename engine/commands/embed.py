@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from substyle.engine.backbones.registry import check_name, is_derived
+from substyle.engine.commands.metrics import exported
 from substyle.engine.commands.options import changes, of_source
 from substyle.engine.config import BackboneChoice, Settings, Study
 from substyle.engine.embedding.blobs import not_used
@@ -33,6 +34,11 @@ _SETTABLE = ("embed.", "executor.", "source.", "device", "threads", "limit", *PI
 
 def embed(options: argparse.Namespace) -> dict[str, Any]:
     """`substyle embed IMAGES --store STORE --backbone NAME`. Defaults come from an existing store."""
+    with exported(options.metrics):
+        return _embed(options)
+
+
+def _embed(options: argparse.Namespace) -> dict[str, Any]:
     existing = EmbeddingStore.open(options.store) if catalog.exists(options.store) else None
     if existing is not None and options.images is None:
         bases = _bases(existing, options.backbone)

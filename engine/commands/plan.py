@@ -22,17 +22,17 @@ from substyle.engine.estimate.plan import ANALYSIS, CLASSES, PROBES, SOURCES, Pl
 from substyle.engine.estimate.plan import plan as estimate_study
 from substyle.engine.estimate.roofline import DEFAULT, DEVICES, GPU, HOST, STORAGE, Cluster, card_of, device
 from substyle.engine.stages.registry import stages
-from substyle.engine.stages.shift import ShiftStage
-from substyle.engine.stages.stage import TrainingStage
 from substyle.engine.store.layout import TEST
 from substyle.engine.store.store import EmbeddingStore
 from substyle.engine.study.file import load_study
 from substyle.engine.study.plan import plan_of
-from substyle.engine.study.runner import REPORTED, run_study
+from substyle.engine.study.runner import run_study
 from substyle.errors import ConfigError, MissingError
 from substyle.files import scratch
 from substyle.pipelines.sources import describe, open_source
 from substyle.pipelines.storage import place
+
+_FIRST = 32  # photographs of the first embedding, two batches of a CPU
 
 
 def plan(options: argparse.Namespace) -> dict[str, Any]:
@@ -71,35 +71,50 @@ def _half_width(claim: Forecast) -> str:
 
 
 def _sampled(options: argparse.Namespace, study: Study, photographs: int) -> dict[str, Any]:
-    """Run the study on a sample of the photographs in a temporary folder, and scale what it took to all of them.
+    """Run the study on half a sample and on all of it, and draw a line through what each part took.
 
-    Backbones are prepared, networks fine-tuned and a report is written once, however many photographs there are.
+    A first embedding prepares backbones and loads libraries: what it takes beyond the line is taken once.
     """
-    once = {stage.name for stage in stages() if isinstance(stage, TrainingStage | ShiftStage)}
-    once |= {"prepare", REPORTED}
-    sample = dataclasses.replace(study, limit=min(options.sample, photographs), store=None, track=TrackConfig())
+    most = min(options.sample, photographs)
+    half, variants = most // 2, len(study.settings().transformations)
+    if not half:
+        raise ConfigError("--sample", most, "at least 2 photographs")
+    few = min(half, _FIRST)
+    first, _ = _measured(options, study, few, stages=False)
+    small, _ = _measured(options, study, half)
+    large, row_bytes = _measured(options, study, most)
+    each = {name: max(took - small[name], 0.0) / (most - half) for name, took in large.items() if took >= 0.01}
+    fixed = {name: large[name] - slope * most for name, slope in each.items()}
+    line = fixed["embed"] + each["embed"] * few
+    each["prepare"], fixed["prepare"] = 0.0, max(first["prepare"] + first["embed"] - line, 0.0)
+    seconds = {name: fixed[name] + slope * photographs for name, slope in each.items()}
+    hours, store_bytes = sum(seconds.values()) / 3600, round(photographs * variants * row_bytes)
+    print(
+        f"{photographs:,} photographs × {variants} variants on this machine: {hours:.2f} hours, by a line through "
+        f"{half:,} and {most:,} photographs; store: {store_bytes / 1e9:.2f} GB before compression"
+    )
+    print(f"\n{'part':24} {'fixed, s':>12} {'s per 1,000':>12} {'hours':>9}")
+    for name, slope in each.items():
+        print(f"{name:24} {fixed[name]:12.1f} {1000 * slope:12.2f} {seconds[name] / 3600:9.3f}")
+    counts = {"photographs": photographs, "samples": [half, most], "variants": variants, "fixed": fixed, "each": each}
+    return counts | {"seconds": seconds, "hours": hours, "store_bytes": store_bytes}
+
+
+def _measured(
+    options: argparse.Namespace, study: Study, photographs: int, *, stages: bool = True
+) -> tuple[dict[str, float], float]:
+    """Seconds of each part of a study of so many photographs, and bytes of a variant of a photograph in its store."""
+    sample = dataclasses.replace(study, limit=photographs, store=None, track=TrackConfig())
     with scratch() as folder, observability.recording() as recorded:
         path = place(folder / "sample.zarr")
-        embedding = plan_of(sample, options.images, path)
-        summary = embed(embedding, study.backbones, quiet=options.quiet)
-        run_study(sample, folder / "out", images=options.images, store_path=path, quiet=options.quiet)
+        summary = embed(plan_of(sample, options.images, path), study.backbones, quiet=options.quiet)
+        if stages:
+            run_study(sample, folder / "out", images=options.images, store_path=path, quiet=options.quiet)
         store = EmbeddingStore.open(path)
         row = sum(store.settings.chunk_bytes(entry.dim) / store.settings.shard_rows for entry in store.backbones())
-    prepare, factor = summary.seconds["prepare"], photographs / summary.images
     took = {name: total.wall for (stage, name), total in recorded.totals().items() if stage == "run"}
-    took |= {"prepare": prepare, "embed": summary.seconds["total"] - prepare}
-    seconds = {name: each * (1 if name in once else factor) for name, each in took.items() if each >= 0.01}
-    hours, variants = sum(seconds.values()) / 3600, len(study.settings().transformations)
-    store_bytes = round(photographs * variants * row)
-    print(
-        f"{photographs:,} photographs × {variants} variants on {embedding.pipeline.target.device}: {hours:.2f} hours, "
-        f"scaled from {summary.images}; store: {store_bytes / 1e9:.2f} GB before compression"
-    )
-    print(f"\n{'part':24} {'measured, s':>12} {'hours':>9}")
-    for name, each in seconds.items():
-        print(f"{name:24} {took[name]:12.1f} {each / 3600:9.3f}")
-    counts = {"photographs": photographs, "sample": summary.images, "variants": variants}
-    return counts | {"seconds": seconds, "hours": hours, "store_bytes": store_bytes}
+    prepare = summary.seconds["prepare"]
+    return took | {"prepare": prepare, "embed": summary.seconds["total"] - prepare}, row
 
 
 def _counted(options: argparse.Namespace, study: Study, photographs: int, classes: int) -> dict[str, Any]:

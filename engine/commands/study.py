@@ -17,6 +17,7 @@ from typing import Any
 from substyle.engine import observability
 from substyle.engine.base_config import SHARED, changed
 from substyle.engine.commands.embed import backbone_choices
+from substyle.engine.commands.metrics import exported
 from substyle.engine.commands.options import changes, default_out, of_source, out_of
 from substyle.engine.config import Study
 from substyle.engine.report.data import labelled
@@ -127,7 +128,8 @@ def name_of(images: Path | str) -> str:
 
 def run(options: argparse.Namespace) -> dict[str, Any]:
     """`substyle run STUDY.toml`, or `substyle run IMAGES --backbone NAME`."""
-    return _profiled(options) if options.profile else _run(options)
+    with exported(options.metrics):
+        return _profiled(options) if options.profile else _run(options)
 
 
 def _profiled(options: argparse.Namespace) -> dict[str, Any]:

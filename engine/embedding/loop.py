@@ -25,7 +25,7 @@ from substyle.engine.cuda import copy_to_host
 from substyle.engine.embedding.blobs import Blob, RealVariants, read
 from substyle.engine.embedding.plan import EmbedPlan, Lacking, PendingShards
 from substyle.engine.embedding.scheduler import Batch, Scheduler, ShardInProgress
-from substyle.engine.observability import stage
+from substyle.engine.observability import ProgressBar, stage
 from substyle.engine.store import journal, manifest
 from substyle.engine.store.compaction import Upkeep
 from substyle.engine.store.identity import PhotographsError, unreadable
@@ -312,6 +312,10 @@ class EmbedTask:
     summary: EmbedSummary
     quiet: bool
 
+    def follow(self, bar: ProgressBar) -> None:
+        """Tell a bar of embeddings of the photographs."""
+        bar.photographs, bar.quarantined = self.summary.images, self.summary.quarantined
+
 
 Executor: TypeAlias = Callable[[EmbedTask], None]
 """Embeds all pending shards of a task. Finished shards are kept on an exception."""
@@ -322,4 +326,5 @@ def embed_here(compiled: Sequence[CompiledBackbone], task: EmbedTask) -> None:
     todo = task.todo
     loop = Loop(task.store, task.plan, task.entries, compiled, task.run)
     with stage(task.plan.title, todo.total, "embeddings", done=todo.done, quiet=task.quiet) as bar:
+        task.follow(bar)
         loop.run(todo.lacking.items(), task.summary, bar.advance)

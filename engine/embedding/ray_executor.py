@@ -361,6 +361,7 @@ def _run(config: ExecutorConfig, cluster: Cluster, backbones: Sequence[BackboneC
         run_code=code_allowed(),
     )
     with stage(plan.title, todo.total, "embeddings", done=todo.done, quiet=task.quiet) as bar:
+        task.follow(bar)
         pool = WorkerPool(config, cluster, task, spec, bar)
         try:
             pool.run()

@@ -216,8 +216,8 @@ def _compute(
 ) -> tuple[bool | None, list[Span]]:
     share_U = np.frombuffer(processes.memory(shares), np.float64)
 
-    def share(_: str, done: int, total: int, __: float) -> None:
-        share_U[number] = min(done / max(total, 1), 0.99)
+    def share(bar: observability.ProgressBar) -> None:
+        share_U[number] = min(bar.n / max(bar.total, 1), 0.99)
 
     with observability.listening(share), observability.recording() if recorded else nullcontext() as trace:
         complete = work(folder)

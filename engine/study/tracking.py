@@ -179,8 +179,9 @@ def tracked(
         raise MissingError("track.to", f"{config.to} is not installed; pip install '{extra}'")
     calls = _Calls(lambda: _LIBRARIES[config.to](config, name, settings, out), config.to)
 
-    def progress(stage: str, done: int, total: int, per_s: float) -> None:
-        values = {f"{stage}/done": done, f"{stage}/total": total, f"{stage}/per_second": per_s}
+    def progress(bar: observability.ProgressBar) -> None:
+        done, name = bar.n, bar.name
+        values = {f"{name}/done": done, f"{name}/total": bar.total, f"{name}/per_second": bar.rate}
         calls.calls.put(lambda tracker: tracker.log(values, done))
 
     def finished(results: ResultsDocument, tables: Callable[[], Sequence[Table]]) -> None:

@@ -15,6 +15,7 @@ from tests.conftest import setting
 from tests.object_server import Server
 
 from substyle.engine import cli, config
+from substyle.engine.commands import plan as commands
 from substyle.engine.estimate import networks
 from substyle.engine.estimate import plan as estimated
 from substyle.engine.estimate.forecast import GENERATORS, HEADS, STYLE, forecasts
@@ -72,23 +73,57 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert "--photographs is required" in capsys.readouterr().err
 
 
-def test_a_sample_is_scaled(two_classes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """All stages but preparation and the report grow with the photographs; nothing is left behind."""
-    study = tmp_path / "study.toml"
-    quick = 'bootstrap = 100\n[probes]\nheads = ["linear"]\ntasks = ["transformation"]\nresamples = 0\n'
-    study.write_text(f'name = "n"\nbackbones = ["control:pixels"]\nsuite = "identity,grayscale"\ncanvas = 64\n{quick}')
-    command = ["plan", str(study), "--images", str(two_classes), "--sample", "20", "--json", "--quiet"]
-    assert cli.main(command) == 0
+QUICK = 'bootstrap = 100\n[probes]\nheads = ["linear"]\ntasks = ["transformation"]\nresamples = 0\n'
+
+
+def sampled(folder: Path, images: Path, *more: str) -> Path:
+    study = folder / "study.toml"
+    study.write_text(f'name = "n"\nbackbones = ["control:pixels"]\nsuite = "identity,grayscale"\ncanvas = 64\n{QUICK}')
+    assert cli.main(["plan", str(study), "--images", str(images), "--json", "--quiet", *more]) == 0
+    return study
+
+
+def test_a_sample_is_run(two_classes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """All stages of two sizes; nothing is left behind."""
+    sampled(tmp_path, two_classes, "--sample", "30")
     out, shown = capsys.readouterr()
     found = json.loads(out)
-    assert (found["photographs"], found["sample"], found["variants"]) == (40, 20, 2)
-    assert {"embed", "probes", "analysis"} <= found["seconds"].keys()
+    assert (found["photographs"], found["samples"], found["variants"]) == (40, [15, 30], 2)
+    assert {"prepare", "embed", "probes", "analysis"} <= found["seconds"].keys()
     assert found["hours"] == pytest.approx(sum(found["seconds"].values()) / 3600)
-    assert f"{found['hours']:.2f} hours, scaled from 20" in shown
+    assert f"{found['hours']:.2f} hours, by a line through 15 and 30" in shown
     (line,) = (line for line in shown.splitlines() if line.startswith("probes "))
-    assert float(line.split()[1]) == pytest.approx(found["seconds"]["probes"] / 2, abs=0.06)
+    assert [float(word) for word in line.split()[1:3]] == [
+        pytest.approx(found["fixed"]["probes"], abs=0.051),
+        pytest.approx(1000 * found["each"]["probes"], abs=0.0051),
+    ]
     assert found["store_bytes"] == 40 * 2 * 768 * 2  # float16
     assert [each.name for each in tmp_path.iterdir()] == ["study.toml"]
+
+
+def test_a_plan_by_a_sample_is_what_the_run_takes(
+    two_classes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Seconds of a run whose parts take some for once, and some for each photograph."""
+    prepared: list[int] = []
+
+    def run(*_: object, stages: bool = True) -> tuple[dict[str, float], float]:
+        photographs = _[-1]
+        assert isinstance(photographs, int)
+        prepared.append(photographs)
+        cold = len(prepared) == 1
+        took = {"prepare": 60.0 if cold else 2.0, "embed": 3.0 + 0.5 * photographs + 4.0 * cold}
+        return took | ({"probes": 5.0 + 0.25 * photographs, "gallery and report": 6.0} if stages else {}), 1.0
+
+    monkeypatch.setattr(commands, "_measured", run)
+    sampled(tmp_path, two_classes, "--sample", "24", "--photographs", "100000")
+    found = json.loads(capsys.readouterr().out)
+    assert prepared == [12, 12, 24]
+    true = {"prepare": 64.0, "embed": 3.0 + 5e4, "probes": 5.0 + 2.5e4, "gallery and report": 6.0}
+    assert found["seconds"] == pytest.approx(true)
+    study = str(tmp_path / "study.toml")
+    assert cli.main(["plan", study, "--images", str(two_classes), "--sample", "1", "--quiet"]) == 2
+    assert "--sample: got 1; allowed: at least 2 photographs" in capsys.readouterr().err
 
 
 def plan(backbones: list[str], photographs: int, card: Device = H100, *, count: int = 1, **more: Any) -> Plan:  # noqa: ANN401
