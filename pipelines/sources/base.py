@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any, Generic, Literal, Protocol, TypeVar, overload
+from typing import Annotated, Any, Literal, Protocol, TypeVar, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -135,7 +135,6 @@ class LeftOut:
         return f" ({self.reasons[0]})" if self.reasons else ""
 
 
-T = TypeVar("T")
 
 # names of splits in lower case; `labels.split_word` ignores case
 SPLIT_FOLDERS = {
@@ -151,9 +150,8 @@ SPLIT_FOLDERS = {
 SPLITS = ("train", "val", "test")
 
 
-def unknown(place: int = 0) -> int:
+def unknown() -> int:
     """The mark of an image whose changes cannot be detected."""
-    del place
     return 0
 
 
@@ -230,16 +228,14 @@ class Source(Protocol):
         """How the source was interpreted."""
 
 
-class _At(Generic[T]):
-    """``of(place)`` as a callable; slots keep it small, because every record has two."""
+class ImageFile(Protocol):
+    """An image where it is stored, as small as a path: it can be sent to another process."""
 
-    __slots__ = ("of", "place")
+    def read(self) -> bytes:
+        """See `ImageRecord`."""
 
-    def __init__(self, of: Callable[[int], T], place: int) -> None:
-        self.of, self.place = of, place
-
-    def __call__(self) -> T:
-        return self.of(self.place)
+    def mark(self) -> int:
+        """See `ImageRecord`."""
 
 
 class Records(Sequence[ImageRecord]):
@@ -249,8 +245,7 @@ class Records(Sequence[ImageRecord]):
         keys: N unique keys in any order.
         labels: N class names or None.
         splits: N of ``train``, ``val``, ``test`` or None; None if no image has one.
-        read: returns the bytes of the image at an index of these lists.
-        mark: returns its mark; see `ImageRecord`.
+        file: returns the image at an index of these lists.
         order: class names in the desired order; other names follow, sorted.
 
     Attributes:
@@ -262,8 +257,7 @@ class Records(Sequence[ImageRecord]):
         keys: Sequence[str],
         labels: Sequence[str | None],
         splits: Sequence[str | None] | None,
-        read: Callable[[int], bytes],
-        mark: Callable[[int], int] = unknown,
+        file: Callable[[int], ImageFile],
         order: Iterable[str] = (),
     ) -> None:
         places = sorted(range(len(keys)), key=keys.__getitem__)
@@ -281,7 +275,7 @@ class Records(Sequence[ImageRecord]):
             code: dict[str | None, int] = {name: i for i, name in enumerate(SPLITS)}
             self._split_N = np.fromiter((code.get(splits[i], -1) for i in places), np.int8, len(places))
         self._place_N = np.array(places, dtype=np.int64)
-        self._read, self._mark = read, mark
+        self._file = file
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -297,13 +291,13 @@ class Records(Sequence[ImageRecord]):
             return [self[i] for i in range(*index.indices(len(self)))]
         label = int(self._label_N[index])
         split = -1 if self._split_N is None else int(self._split_N[index])
-        place = int(self._place_N[index])
+        file = self._file(int(self._place_N[index]))
         return ImageRecord(
             self.keys[index],
             None if label < 0 else label,
             None if split < 0 else SPLITS[split],
-            _At(self._read, place),
-            _At(self._mark, place),
+            file.read,
+            file.mark,
         )
 
     def __iter__(self) -> Iterator[ImageRecord]:

@@ -9,7 +9,7 @@ import os
 import re
 import stat
 import time
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from hashlib import blake2b
@@ -79,22 +79,30 @@ def read_below(real_root: str, name: str) -> bytes:
         return file.read(size)  # which allocates as much as it is asked for
 
 
-class FilesBelow:
-    """A source of image files below a folder.
+@dataclass(frozen=True, slots=True)
+class FileBelow:
+    """An image file below a folder.
 
     Attributes:
-        _folder: the folder, resolved.
-        _names: path of each image, relative to the folder.
+        folder: the folder, resolved.
+        name: path relative to it.
     """
 
-    _folder: str
-    _names: Sequence[str]
+    folder: str
+    name: str
 
-    def _read(self, place: int) -> bytes:
-        return read_below(self._folder, self._names[place])
+    def read(self) -> bytes:
+        """See `read_below`."""
+        return read_below(self.folder, self.name)
 
-    def _mark(self, place: int) -> int:
-        return mark_of_file(os.path.join(self._folder, self._names[place]))
+    def mark(self) -> int:
+        """See `mark_of_file`."""
+        return mark_of_file(os.path.join(self.folder, self.name))
+
+    @classmethod
+    def each(cls, folder: str, names: Sequence[str]) -> Callable[[int], FileBelow]:
+        """The files of some names, by index."""
+        return lambda place: cls(folder, names[place])
 
 
 def files_below(root: str, extensions: Collection[str], left_out: LeftOut) -> list[str]:

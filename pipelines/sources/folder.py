@@ -20,12 +20,12 @@ from substyle.pipelines.sources.base import (
     register_source,
     shown,
 )
-from substyle.pipelines.sources.files import FilesBelow, files_below
+from substyle.pipelines.sources.files import FileBelow, files_below
 from substyle.pipelines.sources.labels import read_names, split_word
 
 
 @register_source("folder", options=("splits", "names"), members=EXTENSIONS, position=0)
-class FolderSource(FilesBelow):
+class FolderSource:
     """Images in a folder and its subfolders.
 
     The first folder of ``root/<class>/…/image.jpg`` is the class; ``root/image.jpg`` has no label. If all top-level
@@ -41,7 +41,6 @@ class FolderSource(FilesBelow):
     def __init__(self, root: str | os.PathLike[str], config: SourceConfig | None = None) -> None:
         config = (config or SourceConfig()).of_kind("folder")
         self.root, self.options = str(root), config.options()
-        self._folder = os.path.realpath(root)
         names, left_out = images_below(self.root)
         tops = Counter(_part(key_text(name), 0) for name in names)
         split_of = _split_folders(self.root, tops, config.splits)
@@ -53,9 +52,9 @@ class FolderSource(FilesBelow):
         readable = read_names(config.names)
         labels = [_part(key, int(bool(split_of))) for key in keys]
         splits = [split_of[_part(key, 0) or ""] for key in keys] if split_of else None
-        self._names = names
+        files = FileBelow.each(os.path.realpath(root), names)
         named = [readable.of(label) for label in labels]
-        self.records = Records(keys, named, splits, self._read, self._mark, readable.order())
+        self.records = Records(keys, named, splits, files, readable.order())
         self.class_names = self.records.class_names
 
 

@@ -20,7 +20,7 @@ from substyle.pipelines.sources.base import (
     register_source,
     shown,
 )
-from substyle.pipelines.sources.files import FilesBelow
+from substyle.pipelines.sources.files import FileBelow
 from substyle.pipelines.sources.labels import (
     LABEL_COLUMNS,
     MAYBE_SPLIT_COLUMNS,
@@ -41,7 +41,7 @@ MAX_LINE = 1 << 20  # characters
 @register_source(
     "list", options=("path_column", "label_column", "split_column", "names"), endings=LIST_KINDS, position=1
 )
-class ListSource(FilesBelow):
+class ListSource:
     """Images listed in a CSV (``.csv``) or tab-separated (``.tsv``, ``.tab``) file in UTF-8 with a header.
 
     Paths are relative to the list's folder; columns of labels and splits are optional. A label such as ``NA`` (see
@@ -57,7 +57,7 @@ class ListSource(FilesBelow):
     def __init__(self, root: str | os.PathLike[str], config: SourceConfig | None = None) -> None:
         config = (config or SourceConfig()).of_kind("list")
         self.root, self.options = str(root), config.options()
-        self._folder = os.path.realpath(os.path.dirname(self.root) or ".")
+        folder = os.path.realpath(os.path.dirname(self.root) or ".")
         readable = read_names(config.names)
         left_out = LeftOut(self.root)
         lines: dict[str, tuple[str | None, str | None, int]] = {}
@@ -84,7 +84,7 @@ class ListSource(FilesBelow):
         self.refused = left_out.tell()
         if not lines:
             raise ConfigError("images", self.root, f"a list of images; this one has none{left_out.first()}")
-        self._names = list(lines)
+        names = list(lines)
         splits = [split for _, split, _ in lines.values()]
         given = splits if any(splits) else None
         self.understood = Understood(
@@ -94,7 +94,7 @@ class ListSource(FilesBelow):
             remarks=() if columns.label is not None else no_label(columns.unused),
         )
         labels = [label for label, _, _ in lines.values()]
-        self.records = Records(self._names, labels, given, self._read, self._mark, readable.order())
+        self.records = Records(names, labels, given, FileBelow.each(folder, names), readable.order())
         self.class_names = self.records.class_names
 
 

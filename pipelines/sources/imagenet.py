@@ -10,7 +10,7 @@ from pathlib import Path
 
 from substyle.errors import ConfigError, MissingError
 from substyle.pipelines.sources.base import Records, SourceConfig, Understood, key_text, register_source
-from substyle.pipelines.sources.files import FilesBelow
+from substyle.pipelines.sources.files import FileBelow
 from substyle.pipelines.sources.folder import images_below
 from substyle.pipelines.sources.labels import WNID, read_lines, read_names
 
@@ -20,7 +20,7 @@ _NUMBER = re.compile(r"(.*?)(\d{5,9})(\.\w+)")
 @register_source(
     "imagenet", options=("synsets", "names"), claims=lambda _, config: config.synsets is not None, position=5
 )
-class ImageNetSource(FilesBelow):
+class ImageNetSource:
     """ImageNet as distributed: ``train/<synset>/…`` and ``val/``, flat or with synset folders.
 
     Labels of a flat ``val/`` come from ``config.synsets``: Kaggle's LOC_val_solution.csv, or a file with one synset per
@@ -35,9 +35,9 @@ class ImageNetSource(FilesBelow):
     def __init__(self, root: str | os.PathLike[str], config: SourceConfig | None = None) -> None:
         config = (config or SourceConfig()).of_kind("imagenet")
         self.root, self.options = str(root), config.options()
-        self._folder = os.path.realpath(root)
+        real_root = os.path.realpath(root)
         for folder in ("train", "val"):
-            if not Path(self._folder, folder).is_dir():
+            if not Path(real_root, folder).is_dir():
                 raise ConfigError("images", self.root, f"a folder with train/<synset>/ and val/; {folder}/ is missing")
         names, left_out = images_below(self.root)
         readable = read_names(config.names)
@@ -64,8 +64,8 @@ class ImageNetSource(FilesBelow):
             raise ConfigError("images", self.root, f"a folder with train/<synset>/ and val/{left_out.first()}")
         keys = [key_text(name) for name in kept]
         splits = [key[: key.index("/")] for key in keys]
-        self._names = kept
-        self.records = Records(keys, labels, splits, self._read, self._mark, readable.order())
+        files = FileBelow.each(real_root, kept)
+        self.records = Records(keys, labels, splits, files, readable.order())
         self.class_names = self.records.class_names
 
 

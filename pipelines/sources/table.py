@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import errno
 import io
 import json
@@ -14,10 +15,11 @@ from bisect import bisect_right
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
+from functools import lru_cache, partial
 from itertools import repeat
 from pathlib import Path
 from typing import Any, NamedTuple
+from uuid import UUID, uuid4
 
 import numpy as np
 import pyarrow as pa
@@ -70,7 +72,7 @@ _STREAM = 8  # where the stream starts that such a file holds before its index
 _INVALID = (pa.ArrowException, OSError, ValueError, KeyError, TypeError, IndexError, *limits.BAD_ARCHIVE)
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True)
 class _Group:
     """Consecutive rows of a file: a row group of Parquet, an array of an archive, or all rows of an Arrow file.
 
@@ -82,6 +84,7 @@ class _Group:
         images: file offset and size in bytes of each image, shape (rows, 2), size -1 for none; or, if the images are
             compressed, what decodes them in blocks, from the first row on.
         encode: makes a file of an image that is stored otherwise.
+        listed: equal for copies of the group in other processes, and for no other group.
     """
 
     name: str
@@ -89,8 +92,9 @@ class _Group:
     stamp: FileState
     first: int
     rows: int
-    images: NDArray[np.int64] | Callable[[], Iterator[pa.Array]]
-    encode: Callable[[bytes], bytes] = bytes
+    images: NDArray[np.int64] | Callable[[], Iterator[pa.Array]] = field(compare=False)
+    encode: Callable[[bytes], bytes] = field(default=bytes, compare=False)
+    listed: UUID = field(default_factory=uuid4)
 
 
 @dataclass
@@ -161,7 +165,6 @@ class TableSource:
         self._groups: list[_Group] = []
         self._starts: list[int] = []  # first row of each group among those of all files
         self._row = array("q")  # of each image, counted likewise
-        self._blocks = _Blocks()
         tables: list[_Table] = []
         keys: list[str] = []
         labels: list[str | None] = []
@@ -204,27 +207,53 @@ class TableSource:
             columns=columns,
             remarks=() if "label" in columns else tables[0].remarks,
         )
-        self.records = Records(keys, labels, given, self._read, self._mark, readable.order())
+        self.records = Records(keys, labels, given, self._file, readable.order())
         self.class_names = self.records.class_names
 
-    def _place(self, place: int) -> tuple[_Group, int]:
-        """The group of an image and its row there."""
+    def _file(self, place: int) -> _Span | _Row:
         row = self._row[place]
         number = bisect_right(self._starts, row) - 1
-        return self._groups[number], row - self._starts[number]
-
-    def _read(self, place: int) -> bytes:
-        group, row = self._place(place)
+        group, row = self._groups[number], row - self._starts[number]
         if not isinstance(group.images, np.ndarray):
-            return self._blocks.read(group, row)
-        offset, size = group.images[row].tolist()
-        if size < 0:
-            raise OSError(errno.ENODATA, "row has no image bytes", group.path)
-        return read_span(group.path, group.stamp, offset, size)
+            return _Row(group, row)
+        return _Span(group.path, group.stamp, group.first + row, *group.images[row].tolist())
 
-    def _mark(self, place: int) -> int:
-        group, row = self._place(place)
-        return mark_of_file(group.path, group.first + row)
+
+@dataclass(frozen=True, slots=True)
+class _Span:
+    """An image that is stored as it is, in a row of a file."""
+
+    path: str
+    stamp: FileState
+    row: int
+    offset: int
+    size: int
+
+    def read(self) -> bytes:
+        """See `ImageRecord`."""
+        if self.size < 0:
+            raise OSError(errno.ENODATA, "row has no image bytes", self.path)
+        return read_span(self.path, self.stamp, self.offset, self.size)
+
+    def mark(self) -> int:
+        """See `ImageRecord`."""
+        return mark_of_file(self.path, self.row)
+
+
+@dataclass(frozen=True, slots=True)
+class _Row:
+    """An image in a row of a group that is decoded in blocks."""
+
+    group: _Group
+    row: int
+
+    def read(self) -> bytes:
+        """See `ImageRecord`."""
+        return _BLOCKS.read(self.group, self.row)
+
+    def mark(self) -> int:
+        """See `ImageRecord`."""
+        return mark_of_file(self.group.path, self.group.first + self.row)
 
 
 def _rows(
@@ -263,11 +292,16 @@ def _label(value: object, classes: Sequence[str], readable: Names) -> str | None
 class _Blocks:
     """Cache of the last decoded blocks of rows, with one decoder that continues from its position.
 
-    Reading rows in order takes one pass over the file. Going back in a group decodes it again from its start.
+    Reading rows in order takes one pass over the file. Going back in a group decodes it again from its start. A process
+    has one, so that groups which arrive from another process again are decoded on from there.
     """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
+        self.clear()
+
+    def clear(self) -> None:
+        """Forget all blocks."""
         self._kept: deque[_Block] = deque(maxlen=BLOCKS)
         self._group: _Group | None = None
         self._next = 0  # row of the group
@@ -276,7 +310,7 @@ class _Blocks:
     def read(self, group: _Group, row: int) -> bytes:
         """Read the image of a row. Raises OSError."""
         with self._lock:
-            found = (block for block in self._kept if block.group is group and block.first <= row < block.end)
+            found = (block for block in self._kept if block.group == group and block.first <= row < block.end)
             block = next(found, None) or self._decode(group, row)
         if isinstance(block.images, str):
             raise OSError(errno.EIO, block.images, group.path)
@@ -290,12 +324,16 @@ class _Blocks:
     def _decode(self, group: _Group, row: int) -> _Block:
         if FileState.of_path(group.path) != group.stamp:
             raise OSError(errno.ESTALE, "file changed since it was listed", group.path)
-        if self._group is not group or self._next > row:
+        if self._group != group or self._next > row:
             self._group, self._decoder = group, _blocks(group)
         block = next(block for block in self._decoder if row < block.end)
         self._next = block.end
         self._kept.append(block)
         return block
+
+
+_BLOCKS = _Blocks()
+atexit.register(_BLOCKS.clear)  # a decoder closes its file, which it cannot once modules are gone
 
 
 class _Block(NamedTuple):
@@ -348,9 +386,8 @@ def _open(file: Shard, config: SourceConfig, left_out: LeftOut) -> _Table:
 
 
 def _parquet(path: str, stamp: FileState, config: SourceConfig) -> _Table:
-    opened = partial(pq.ParquetFile, path, buffer_size=_BUFFER, page_checksum_verification=True)
+    opened = partial(_opened, path, uuid4())
     with opened() as file:
-        opened = partial(opened, metadata=file.metadata)
         table = _with_columns(file.schema_arrow, path, config)
         image = table.columns["image"]
         image += ".bytes" if pa.types.is_struct(file.schema_arrow.field(image).type) else ""
@@ -368,6 +405,23 @@ def _parquet(path: str, stamp: FileState, config: SourceConfig) -> _Table:
         raise ValueError("columns differ in length")
     table.values = {what: limits.values(content[name]) for what, name in small.items()}
     return table
+
+
+@lru_cache(BLOCKS)
+def _footer(path: str, listed: UUID) -> pq.FileMetaData:
+    del listed
+    return pq.read_metadata(path)
+
+
+def _opened(path: str, listed: UUID, *, read_dictionary: Sequence[str] = ()) -> pq.ParquetFile:
+    """Open a file whose footer, which grows with its row groups, is read once in each process."""
+    return pq.ParquetFile(
+        path,
+        metadata=_footer(path, listed),
+        read_dictionary=read_dictionary,
+        buffer_size=_BUFFER,
+        page_checksum_verification=True,
+    )
 
 
 def _row_group(opened: Callable[..., pq.ParquetFile], number: int, image: str, rows: int) -> Iterator[pa.Array]:

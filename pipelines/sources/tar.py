@@ -102,7 +102,7 @@ class TarSource:
         index = self._index
         given = index.splits if splits else None
         self.understood = Understood(left_out, splits_from="the names of the shards" if given else "")
-        self.records = Records(index.keys, index.labels, given, index.read, index.mark, readable.order())
+        self.records = Records(index.keys, index.labels, given, index.file, readable.order())
         del index.keys, index.labels, index.splits
         self.class_names = self.records.class_names
 
@@ -191,16 +191,29 @@ class _Index:
             self._offset.append(sample.offset)
             self._size.append(sample.size)
 
-    def read(self, place: int) -> bytes:
-        """Read the image at an index of the lists."""
-        name, file = self.shards[self._shard[place]]
-        if self._size[place] == _CUT:
-            raise OSError(errno.EIO, "tar file ends inside this image", name)
-        return file.read(self._offset[place], self._size[place])
+    def file(self, place: int) -> _Member:
+        """The image at an index of the lists."""
+        return _Member(*self.shards[self._shard[place]], self._offset[place], self._size[place])
 
-    def mark(self, place: int) -> int:
-        """The mark of the image at an index of the lists; see `ImageRecord`."""
-        return self.shards[self._shard[place]][1].mark(self._offset[place])
+
+@dataclass(frozen=True, slots=True)
+class _Member:
+    """An image in a shard."""
+
+    name: str  # of the shard
+    shard: ShardFile
+    offset: int
+    size: int
+
+    def read(self) -> bytes:
+        """See `ImageRecord`."""
+        if self.size == _CUT:
+            raise OSError(errno.EIO, "tar file ends inside this image", self.name)
+        return self.shard.read(self.offset, self.size)
+
+    def mark(self) -> int:
+        """See `ImageRecord`."""
+        return self.shard.mark(self.offset)
 
 
 def _samples(file: Spans, shard: Shard, json_label: str, left_out: LeftOut) -> dict[str, _Sample]:

@@ -18,7 +18,7 @@ from substyle.pipelines.sources.base import (
     key_text,
     register_source,
 )
-from substyle.pipelines.sources.files import MARKER, files_below, inside, mark_of_file, read_below
+from substyle.pipelines.sources.files import MARKER, FileBelow, files_below, inside
 from substyle.pipelines.sources.folder import FolderSource
 from substyle.pipelines.sources.wrapped import Changed
 
@@ -83,15 +83,14 @@ class VariantsSource(Changed):
         return self._understood
 
     def _paired(self, record: ImageRecord) -> ImageRecord:
-        return replace(record, variant=partial(self._variant, record.key))
+        stem = _stem(record.key)
+        own = {name: FileBelow(self._folder[name], files[stem]) for name, files in self._files.items() if stem in files}
+        return replace(record, variant=partial(_variant, own, record.key))
 
-    def _variant(self, key: str, transformation: str) -> ImageRecord | None:
-        name = self._files.get(transformation, {}).get(_stem(key))
-        if name is None:
-            return None
-        folder = self._folder[transformation]
-        mark = partial(mark_of_file, os.path.join(folder, name))
-        return ImageRecord(key, None, None, partial(read_below, folder, name), mark)
+
+def _variant(files: Mapping[str, FileBelow], key: str, transformation: str) -> ImageRecord | None:
+    file = files.get(transformation)
+    return None if file is None else ImageRecord(key, None, None, file.read, file.mark)
 
 
 def _folders(root: str, left_out: LeftOut) -> dict[str, str]:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 import logging
+import pickle
 import random
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from tests.conformance.kinds import CLASSES, KINDS, Kind, photographs
+from tests.conformance.kinds import CLASSES, KINDS, Kind, Photograph, photographs
 from tests.conftest import setting, the_json
 
 from substyle.engine.cli import main
@@ -27,9 +29,9 @@ def kind(request: pytest.FixtureRequest) -> Kind:
     return request.param
 
 
-def made(kind: Kind, root: Path) -> Path:
+def made(kind: Kind, root: Path, of: Sequence[Photograph] = PHOTOGRAPHS) -> Path:
     root.mkdir(parents=True)
-    kind.build(root, PHOTOGRAPHS)
+    kind.build(root, of)
     return root
 
 
@@ -65,6 +67,18 @@ def test_any_rows_in_any_order(kind: Kind, tmp_path: Path) -> None:
         assert all(record.read() == truth[record.key] for record in some)
     with pytest.raises(IndexError):
         source.records[12]
+
+
+def test_another_process_reads_a_part_without_the_source(kind: Kind, tmp_path: Path) -> None:
+    """What it gets does not grow with the source."""
+    some = list(opened(kind, made(kind, tmp_path / "root")).records[3:6])
+    sent = pickle.dumps(some)
+    assert pickle.loads(sent) == some
+    assert [record.read() for record in pickle.loads(sent)] == [record.read() for record in some]
+    assert [record.mark() for record in pickle.loads(sent)] == [record.mark() for record in some]
+    more = opened(kind, made(kind, tmp_path / "more", photographs(range(1, 100))))
+    least = min(len(pickle.dumps(list(more.records[i : i + 3]))) for i in range(0, 96, 12))
+    assert least < 2 * len(sent)
 
 
 @pytest.mark.parametrize("damage", ["cut", "gone", "other"])

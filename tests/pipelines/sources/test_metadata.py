@@ -11,7 +11,8 @@ from PIL import ExifTags, Image
 from PIL.TiffImagePlugin import IFDRational
 
 from substyle.errors import ConfigError, SubstyleError
-from substyle.pipelines.sources import FolderSource, SourceConfig, open_source
+from substyle.pipelines.sources import SourceConfig, open_source
+from substyle.pipelines.sources.files import FileBelow
 from substyle.pipelines.sources.metadata import Origin, read_labels
 
 TAGS = {name: tag for tag, name in ExifTags.TAGS.items()}
@@ -95,14 +96,14 @@ def test_a_group_that_cannot_be_read_is_not_left_out(tmp_path: Path, monkeypatch
         (tmp_path / name).write_bytes(picture(Model="A"))
     config = SourceConfig(kind="folder", group="exif:Model")
     assert [record.group for record in open_source(tmp_path, config).records] == ["A", "A"]
-    read = FolderSource._read
+    read = FileBelow.read
 
-    def fail(self: FolderSource, place: int) -> bytes:
-        if place == 1:
+    def fail(self: FileBelow) -> bytes:
+        if self.name == "2.jpg":
             raise OSError(errno.EIO, "Input/output error")
-        return read(self, place)
+        return read(self)
 
-    monkeypatch.setattr(FolderSource, "_read", fail)
+    monkeypatch.setattr(FileBelow, "read", fail)
     with pytest.raises(SubstyleError, match=r"source\.group: 2\.jpg cannot be read: Input/output error") as caught:
         open_source(tmp_path, config)
     assert not isinstance(caught.value, ConfigError)  # a store would take the source for one that has moved
