@@ -74,6 +74,7 @@ def _server() -> Iterator[Server]:
 def server(_server: Server) -> Iterator[Server]:
     """A server with buckets, as it is before anybody has broken it."""
     _server.faults, _server.requests, _server.conditional = [], [], True
+    _server.sent.clear()
     yield _server
     _server.faults, _server.conditional = [], True
 

@@ -6,6 +6,7 @@ import logging
 import os
 import re
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -49,6 +50,7 @@ class Server:
         self._gate = threading.Lock()
         self.faults: list[Fault] = []
         self.requests: list[tuple[str, str]] = []
+        self.sent: Counter[str] = Counter()  # bytes by path
         self.conditional = True  # whether conditions of writes are kept
         self._server = make_server("127.0.0.1", 0, self._answer, threaded=True)
         self.url = f"http://127.0.0.1:{self._server.server_port}"
@@ -91,6 +93,7 @@ class Server:
                 environ.pop("HTTP_IF_MATCH", None)
             done = self._app(environ, start if fault is None else lambda *_: lambda _: None)
             body = b"".join(done)
+            self.sent[path] += len(body)
             return [body] if fault is None else _refuse(start, 500)
 
     @staticmethod

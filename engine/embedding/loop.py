@@ -23,21 +23,19 @@ from substyle.engine import cuda, observability
 from substyle.engine.backbones.compile import CompiledBackbone
 from substyle.engine.cuda import copy_to_host
 from substyle.engine.embedding.blobs import Blob, RealVariants, read
-from substyle.engine.embedding.plan import EmbedPlan, Lacking, PendingShards
+from substyle.engine.embedding.plan import EmbedPlan, PendingShards, ShardTask
+from substyle.engine.embedding.prepare import PixelPipeline
 from substyle.engine.embedding.scheduler import Batch, Scheduler, ShardInProgress
 from substyle.engine.observability import ProgressBar, stage
 from substyle.engine.store import journal, manifest
 from substyle.engine.store.compaction import Upkeep
-from substyle.engine.store.identity import PhotographsError, unreadable
-from substyle.engine.store.journal import FileNotes
-from substyle.engine.store.layout import TEST, BackboneEntry
+from substyle.engine.store.identity import PhotographsError, Remedies, unreadable
+from substyle.engine.store.layout import BackboneEntry
 from substyle.engine.store.records import FileNote, ImageNote
 from substyle.engine.store.store import EmbeddingStore
 from substyle.pipelines.decode import Decoded
-from substyle.pipelines.storage import REQUESTS, is_remote
 
 _Read = tuple[list[Blob], Decoded, torch.cuda.Event | None]  # a batch of files, decoded; after that event on a GPU
-_READERS = 4  # files read ahead at once; reading is limited by disks, not cores
 _AHEAD = 512  # images of one variant that may be queued for a backbone
 
 
@@ -77,23 +75,22 @@ class Loop:
     def __init__(
         self,
         store: EmbeddingStore,
-        plan: EmbedPlan,
+        pipeline: PixelPipeline,
         entries: Sequence[BackboneEntry],
         compiled: Sequence[CompiledBackbone],
         run: str,
+        remedies: Remedies,
+        readers: int,
     ) -> None:
-        self.store, self.plan, self.pipeline = store, plan, plan.pipeline
-        self.records = plan.readable()
+        self.store, self.pipeline, self.remedies, self.readers = store, pipeline, remedies, readers
         self.entries, self.compiled, self.run_id = entries, compiled, run
-        self.manifest = store.manifest()
-        self.noted = store.notes(self.manifest)  # by earlier passes
         self.upkeep = Upkeep(store.path, os.getpid())
         device = self.pipeline.target.torch_device
         self._stream = cuda.side_stream(device) if device.type == "cuda" else None
 
     def run(
         self,
-        shards: Iterable[tuple[int, Lacking]],
+        shards: Iterable[ShardTask],
         summary: EmbedSummary,
         on_embedded: Callable[[int], None],
         writing: Callable[[], None] = lambda: None,
@@ -101,7 +98,7 @@ class Loop:
         """Embed shards. An exception of a callback, which may run on another thread, ends the loop.
 
         Args:
-            shards: shard numbers with their missing transformations, asked for before earlier shards are embedded.
+            shards: asked for before earlier ones are embedded.
             summary: is updated.
             on_embedded: called with the number of embeddings that have been computed since the last call.
             writing: called before embeddings of a backbone are written to a shard.
@@ -109,7 +106,7 @@ class Loop:
         self.summary, self.writing = summary, writing
         config = self.pipeline.config
         with (
-            ThreadPoolExecutor(REQUESTS if is_remote(self.plan.source.root) else _READERS) as self._readers,
+            ThreadPoolExecutor(self.readers) as self._readers,
             ThreadPoolExecutor(1, "substyle-decode", cuda.use_stream, (self._stream,)) as self._decoding,
         ):
             backlog = Scheduler(
@@ -127,32 +124,24 @@ class Loop:
                     cuda.take(decoded.canvas_BSSC, made)
                     self._spend("decode", clock)
                     self._batch(shard, part, blobs, decoded, backlog)
-                    if part.stop == shard.images.stop:
+                    if part.stop == len(shard.task.keys):
                         backlog.done(shard)
 
-    def _begin(self, number: int, lacking: Lacking) -> ShardInProgress:
-        rows = self.store.settings.shard_rows
-        first = number * rows
-        own = self.manifest.between(first, first + rows)
-        size = int(self.manifest.row_N[own.stop - 1]) + 1 - first
-        return ShardInProgress(number, first, range(own.start, own.stop), size, lacking, [{} for _ in lacking])
-
     def _batches(
-        self, shards: Iterable[tuple[int, Lacking]], backlog: Scheduler
+        self, shards: Iterable[ShardTask], backlog: Scheduler
     ) -> Iterator[tuple[ShardInProgress, range, Future[_Read]]]:
         """Yield the batches of all shards while the next one is decoded and the files of another are read."""
         size = self.pipeline.config.images
         parts = (
-            (shard, shard.images[i : i + size])
-            for shard in starmap(self._begin, shards)
-            for i in range(0, len(shard.images), size)
+            (shard, range(len(shard.task.keys))[i : i + size])
+            for shard in map(ShardInProgress, shards)
+            for i in range(0, len(shard.task.keys), size)
         )
 
         def ask() -> tuple[ShardInProgress, range, list[Future[Blob]]] | None:
             """The next batch with its pending reads; blocks while ``shards`` does."""
             for shard, part in parts:
-                reads = [self._readers.submit(read, self.records.get(self.manifest.keys[i])) for i in part]
-                return shard, part, reads
+                return shard, part, [self._readers.submit(read, shard.task.records[i]) for i in part]
             return None
 
         listed, ahead = self._readers.submit(ask), list[tuple[ShardInProgress, range, Future[_Read]]]()
@@ -184,20 +173,19 @@ class Loop:
     def _batch(
         self, shard: ShardInProgress, part: range, blobs: Sequence[Blob], decoded: Decoded, backlog: Scheduler
     ) -> None:
-        keys = [self.manifest.keys[i] for i in part]
-        self._require_same(part, blobs, self.noted)
-        rows_B = self.manifest.row_N[part.start : part.stop] - shard.first
+        task, own = shard.task, slice(part.start, part.stop)
+        keys = task.keys[own]
+        self._require_same(task, part, blobs)
+        rows_B = task.row_K[own]
         reasons = [blob.reason or reason for blob, reason in zip(blobs, decoded.reasons, strict=True)]
         clock = observability.Mark.now()
         small = copy_to_host(manifest.shrunk(decoded.canvas_BSSC), held=decoded.canvas_BSSC)
-        test_B = self.manifest.split_N[part.start : part.stop] == TEST
         names: list[str] = []
         distinct: list[torch.Tensor] = []
         chosen = self.pipeline.settings.transformations
-        wanted = [name for name in chosen if any(name in names for names in shard.lacking)]
-        own = [self.records.get(key) for key in keys]
-        real = RealVariants(own, decoded.canvas_BSSC, self._decode, self._readers.map)
-        for variant in self.pipeline.maker(wanted)(decoded.canvas_BSSC, keys, test_B, real):
+        wanted = [name for name in chosen if any(name in names for names in task.lacking)]
+        real = RealVariants(task.records[own], decoded.canvas_BSSC, self._decode, self._readers.map)
+        for variant in self.pipeline.maker(wanted)(decoded.canvas_BSSC, keys, task.test_K[own], real):
             names.append(variant.name)
             distinct.append(variant.distinct_B)
             made = cuda.made(variant.pixels_BSSC)
@@ -205,15 +193,14 @@ class Loop:
             ok_B = decoded.ok_B & real.ok_B(variant.name)
             batch = Batch(shard, variant.name, variant.pixels_BSSC, rows_B, keys, ok_B, made)
             for turn, places in enumerate(backlog.places):
-                if any(variant.name in shard.lacking[place] for place in places):
+                if any(variant.name in task.lacking[place] for place in places):
                     backlog.add(turn, batch)
             clock = self._spend("backbones", clock)
         seen_TB = copy_to_host(torch.stack(distinct))
         files = [(blob.content, blob.mark) for blob in blobs]
-        row_B = rows_B + shard.first
+        row_B = rows_B + task.first
         for name, found in real.blobs.items():
-            if name in self.noted.files:
-                self._require_same(part, found, self.noted.files[name], f"{name} of ")
+            self._require_same(task, part, found, name)
             shard.files += [
                 FileNote(row, name, blob.reason, blob.content, blob.mark)
                 for row, blob in zip(row_B.tolist(), found, strict=True)
@@ -226,35 +213,41 @@ class Loop:
             {key: reason for key, reason in zip(keys, reasons, strict=True) if reason is not None}
         )
 
-    def _require_same(self, part: range, blobs: Sequence[Blob], noted: FileNotes, variant: str = "") -> None:
+    def _require_same(self, task: ShardTask, part: range, blobs: Sequence[Blob], variant: str = "") -> None:
         """Check files of a batch against what earlier passes noted of them.
+
+        Args:
+            variant: the real transformation that the files show.
 
         Raises:
             PhotographsError: the bytes have changed.
             StoreError: a file cannot be read any more, without which its embeddings would be left out.
         """
+        if variant not in task.noted:
+            return
+        ok_K, content_K2 = task.noted[variant]
         for i, blob in zip(part, blobs, strict=True):
-            before = noted.content_N2[i]
-            if self.noted.ok_N[i] and noted.ok_N[i] and not blob.content:
-                raise unreadable(self.store.path, f"{variant}{self.manifest.keys[i]}", blob.reason)
-            if before.any() and blob.content and journal.hex_of(before[None]) != [blob.content]:
+            named = f"{variant} of {task.keys[i]}" if variant else task.keys[i]
+            if ok_K[i] and not blob.content:
+                raise unreadable(self.store.path, named, blob.reason)
+            if content_K2[i].any() and blob.content and journal.hex_of(content_K2[i][None]) != [blob.content]:
                 raise PhotographsError(
-                    f"{variant}{self.manifest.keys[i]}: content has changed since {self.store.path} was created; "
-                    f"{self.plan.remedies.changed}"
+                    f"{named}: content has changed since {self.store.path} was created; {self.remedies.changed}"
                 )
 
     def _write(self, shard: ShardInProgress, seconds: float) -> None:
         """Commit a shard to the store, on the writing thread."""
-        with observability.span("embed", "write", len(shard.images)):
+        task = shard.task
+        with observability.span("embed", "write", len(task.keys)):
             notes = [note for some in shard.notes for note in some()]
-            filled = zip(self.entries, shard.lacking, shard.buffers, strict=True)
+            filled = zip(self.entries, task.lacking, shard.buffers, strict=True)
             involved = [(entry, {name: found[name] for name in names}) for entry, names, found in filled if names]
             size = 0
             for entry, embeddings in involved:
                 share = seconds / len(involved)
                 self.writing()
                 size += self.store.write_shard(
-                    *(entry, shard.number, embeddings, notes), seconds=share, run=self.run_id, files=shard.files
+                    *(entry, task.number, embeddings, notes), seconds=share, run=self.run_id, files=shard.files
                 )
             self.upkeep.written(len(involved), size)
         self.summary.new_shards += 1
@@ -323,8 +316,8 @@ Executor: TypeAlias = Callable[[EmbedTask], None]
 
 def embed_here(compiled: Sequence[CompiledBackbone], task: EmbedTask) -> None:
     """Embed all pending shards of a task in this process, in order; stops at the first error."""
-    todo = task.todo
-    loop = Loop(task.store, task.plan, task.entries, compiled, task.run)
-    with stage(task.plan.title, todo.total, "embeddings", done=todo.done, quiet=task.quiet) as bar:
+    todo, plan = task.todo, task.plan
+    loop = Loop(task.store, plan.pipeline, task.entries, compiled, task.run, plan.remedies, plan.readers)
+    with stage(plan.title, todo.total, "embeddings", done=todo.done, quiet=task.quiet) as bar:
         task.follow(bar)
-        loop.run(todo.lacking.items(), task.summary, bar.advance)
+        loop.run(starmap(plan.shards(task.store), todo.lacking.items()), task.summary, bar.advance)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+from bisect import bisect_left
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache, cached_property
-from itertools import chain
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,11 +16,11 @@ from substyle.engine.backbones.gate import GATE_IMAGES, SPOT_PICTURES
 from substyle.engine.backbones.runtimes.base import PrecisionPolicy
 from substyle.engine.config import HERE, ExecutorConfig
 from substyle.engine.devices import AUTO
-from substyle.engine.embedding.blobs import require_shown
+from substyle.engine.embedding.blobs import read, require_shown
 from substyle.engine.embedding.prepare import OwnSamples, PixelPipeline, gate_keys
 from substyle.engine.store import catalog, identity
 from substyle.engine.store.identity import EMBED, Match, Remedies
-from substyle.engine.store.layout import UNLABELLED, BackboneEntry, Fractions
+from substyle.engine.store.layout import TEST, UNLABELLED, BackboneEntry, Fractions
 from substyle.engine.store.lock import WHOLE, Part
 from substyle.engine.store.manifest import Manifest, assign
 from substyle.engine.store.records import Index
@@ -28,7 +28,10 @@ from substyle.engine.store.store import EmbeddingStore
 from substyle.errors import ConfigError
 from substyle.kernels.philox import image_keys
 from substyle.pipelines.sources import ImageRecord, Source
-from substyle.pipelines.storage import Place
+from substyle.pipelines.storage import REQUESTS, Place, is_remote
+
+_READERS = 4  # of files on disks
+_TRIED = 16  # photographs of a source
 
 
 @dataclass(frozen=True)
@@ -101,10 +104,36 @@ class EmbedPlan:
         """Return the photographs of the source within the limit."""
         return limited(self.source.records, self.pipeline.settings.seed, self.limit)
 
-    def readable(self) -> dict[str, ImageRecord]:
-        """Return the photographs of all sources by key."""
-        sources = (self.source, *self.match.others)
-        return {record.key: record for record in chain.from_iterable(source.records for source in sources)}
+    @property
+    def sources(self) -> tuple[Source, ...]:
+        """The source, and the others of the store."""
+        return self.source, *self.match.others
+
+    @property
+    def readers(self) -> int:
+        """Number of files that are read ahead at once. Reading is limited by disks or requests, not cores."""
+        return REQUESTS if is_remote(self.source.root) else _READERS
+
+    def found(self, keys: Sequence[str]) -> list[ImageRecord | None]:
+        """Return photographs of all sources; None for one that is in none of them any more."""
+        of_sources = [_found(source.records, keys) for source in self.sources]
+        return [next(filter(None, found), None) for found in zip(*of_sources, strict=True)]
+
+    def shards(self, store: EmbeddingStore) -> Callable[[int, Lacking], ShardTask]:
+        """Return a function that gives the work on a shard, by its number and what it lacks."""
+        manifest, size = store.manifest(), store.settings.shard_rows
+        notes = store.notes(manifest)  # of earlier passes
+
+        def shard(number: int, lacking: Lacking) -> ShardTask:
+            own = manifest.between(number * size, (number + 1) * size)
+            noted = {"": (notes.ok_N[own], notes.content_N2[own])}
+            for name, files in notes.files.items():
+                noted[name] = (notes.ok_N[own] & files.ok_N[own], files.content_N2[own])
+            keys, test_K = manifest.keys[own], manifest.split_N[own] == TEST
+            row_K = manifest.row_N[own] - number * size
+            return ShardTask(number, number * size, lacking, row_K, keys, test_K, self.found(keys), noted)
+
+        return shard
 
     def samples(self) -> OwnSamples:
         """Return the photographs and, of an existing store, the policies of its backbones, for gates.
@@ -113,14 +142,35 @@ class EmbedPlan:
         """
         if self.exists:
             store = EmbeddingStore.open(self.store_path)
-            keys: Sequence[str] = store.calibration
-            gated = {entry.name: entry.facts["runtime"] for entry in store.backbones() if entry.facts.get("gate")}
-            gated = {name: made for name, made in gated.items() if self.pipeline.target.made(made)}
-        else:
-            keys, gated = gate_keys(self.records(), self.pipeline.settings.seed), {}
-        count = GATE_IMAGES if self.pipeline.config.gate == "full" else SPOT_PICTURES
-        policies = {name: PrecisionPolicy.of(runtime) for name, runtime in gated.items()}
-        return OwnSamples(self.pipeline, self.readable(), keys[: 2 * count], count, policies)
+            return samples(store, self.pipeline, self.by_key(store.calibration))
+        keys = gate_keys(self.records(), self.pipeline.settings.seed)
+        return _samples(self.pipeline, self.by_key(keys), keys, {})
+
+    def by_key(self, keys: Sequence[str]) -> dict[str, ImageRecord]:
+        """Return those photographs of all sources that still exist, by key."""
+        return {record.key: record for record in self.found(keys) if record is not None}
+
+    def visible(self) -> list[ImageRecord]:
+        """Return a photograph of each source that can be read; none of a source whose first ones cannot."""
+        firsts = ((record for record in source.records[:_TRIED] if not read(record).reason) for source in self.sources)
+        return [record for found in firsts if (record := next(found, None)) is not None]
+
+
+def samples(store: EmbeddingStore, pipeline: PixelPipeline, records: Mapping[str, ImageRecord]) -> OwnSamples:
+    """Return the photographs of a store that gates use; see `EmbedPlan.samples`."""
+    gated = {entry.name: entry.facts["runtime"] for entry in store.backbones() if entry.facts.get("gate")}
+    policies = {name: PrecisionPolicy.of(made) for name, made in gated.items() if pipeline.target.made(made)}
+    return _samples(pipeline, records, store.calibration, policies)
+
+
+def _samples(
+    pipeline: PixelPipeline,
+    records: Mapping[str, ImageRecord],
+    keys: Sequence[str],
+    policies: Mapping[str, PrecisionPolicy],
+) -> OwnSamples:
+    count = GATE_IMAGES if pipeline.config.gate == "full" else SPOT_PICTURES
+    return OwnSamples(pipeline, records, keys[: 2 * count], count, policies)
 
 
 def added(
@@ -151,6 +201,20 @@ def added(
     return new, names, np.array(labels, np.int64), split_N
 
 
+def _found(records: Sequence[ImageRecord], keys: Iterable[str]) -> Iterator[ImageRecord | None]:
+    """Find keys, most of which follow each other, without a dictionary of all records."""
+    place = 0
+    for key in keys:
+        if place == len(records) or records[place].key != key:
+            place = bisect_left(records, key, key=lambda record: record.key)
+        found = records[place] if place < len(records) else None
+        if found is None or found.key != key:
+            yield None
+        else:
+            yield found
+            place += 1
+
+
 def limited(records: Sequence[ImageRecord], seed: int, limit: int) -> list[ImageRecord]:
     """Sample photographs, keeping the shares of splits and cycling through classes in one order for all splits.
 
@@ -178,6 +242,35 @@ def limited(records: Sequence[ImageRecord], seed: int, limit: int) -> list[Image
 
 
 Lacking = Sequence[Sequence[str]]  # missing transformations of a shard for each backbone
+
+
+@dataclass(frozen=True)
+class ShardTask:
+    """K photographs of a shard, and what it lacks; all that a worker needs to know of the store's photographs.
+
+    Attributes:
+        number, first: of the shard, and its first row.
+        lacking: missing transformations of each backbone.
+        row_K: rows in the shard; test_K: whether a photograph is of the test split.
+        keys: keys of the photographs.
+        records: the photographs; None for one that is no longer in a source.
+        noted: what earlier passes noted, whether a photograph is valid (K,) and its content (K, 2); likewise, by
+            transformation, of the files that show it in a real one.
+    """
+
+    number: int
+    first: int
+    lacking: Lacking
+    row_K: NDArray[np.int64]
+    keys: Sequence[str]
+    test_K: NDArray[np.bool_]
+    records: Sequence[ImageRecord | None]
+    noted: Mapping[str, tuple[NDArray[np.bool_], NDArray[np.uint64]]]
+
+    @property
+    def rows(self) -> int:
+        """r, the number of rows up to the last photograph."""
+        return int(self.row_K[-1]) + 1
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,8 @@
 """Embed with workers on a Ray cluster, each with a GPU or some cores to itself.
 
-Ray places the workers and carries messages: numbers of shards, counts and errors. Workers read photographs and write
-chunks themselves, so all machines must see source and store under the same paths.
+Ray places the workers and carries messages: the names of a shard's photographs, counts and errors. Workers read
+photographs and write chunks themselves, so all machines must see source and store under the same paths. They do not
+list the source, and hold nothing that grows with it.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from substyle.engine.embedding.plan import pending_shards
 from substyle.engine.embedding.ray_cluster import Cluster, ClusterError, joined
 from substyle.engine.embedding.ray_worker import Worker, WorkerSpec
 from substyle.engine.observability import ProgressBar, stage
-from substyle.engine.store import compaction, identity, lock
+from substyle.engine.store import compaction, lock
 from substyle.engine.store.layout import LockedError
 from substyle.errors import SubstyleError
 from substyle.pipelines.plugins import code_allowed
@@ -131,7 +132,7 @@ class WorkerPool:
         self, config: ExecutorConfig, cluster: Cluster, task: EmbedTask, spec: WorkerSpec, bar: ProgressBar
     ) -> None:
         self.config, self.cluster, self.task, self.spec, self.bar = config, cluster, task, spec, bar
-        self.lacking = dict(task.todo.lacking)
+        self.lacking, self.shards = dict(task.todo.lacking), task.plan.shards(task.store)
         self.queue = ShardQueue(self.lacking, config.retries)
         count = cluster.workers(config, most=len(self.lacking))
         self.slots = {number: _Slot(number) for number in range(1, count + 1)}
@@ -203,7 +204,7 @@ class WorkerPool:
             if slot.shard is None:
                 slot.shard = self.queue.take(slot.number, self.slots.keys())
                 if slot.shard is not None:
-                    self._call(slot, "fill", slot.shard, self.lacking[slot.shard])
+                    self._call(slot, "fill", self.shards(slot.shard, self.lacking[slot.shard]))
             elif (slot.number, "progress") not in pending:
                 self._call(slot, "progress")
 
@@ -351,13 +352,16 @@ def _run(config: ExecutorConfig, cluster: Cluster, backbones: Sequence[BackboneC
         folder=os.getcwd(),
         cache=str(cache.root().absolute()),
         plugins=loaded(),
-        sources=tuple(identity.entry_of(source) for source in (plan.source, *plan.match.others)),
         store=store.absolute(),
         part=plan.part,
         run=task.run,
         backbones=tuple(backbones),
         settings=plan.pipeline.settings,
         config=plan.pipeline.config,
+        samples=plan.by_key(task.store.calibration),
+        visible=tuple(plan.visible()),
+        remedies=plan.remedies,
+        readers=plan.readers,
         run_code=code_allowed(),
     )
     with stage(plan.title, todo.total, "embeddings", done=todo.done, quiet=task.quiet) as bar:

@@ -8,19 +8,22 @@ from __future__ import annotations
 
 import os
 import socket
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from substyle import files
 from substyle.engine.config import BackboneChoice, EmbedConfig, Settings
+from substyle.engine.embedding.blobs import read
 from substyle.engine.embedding.loop import EmbedSummary, Loop
-from substyle.engine.embedding.plan import EmbedPlan, Lacking
+from substyle.engine.embedding.plan import ShardTask, samples
 from substyle.engine.embedding.prepare import PixelPipeline, prepare_backbones
-from substyle.engine.store import identity, lock
-from substyle.engine.store.identity import Match
-from substyle.engine.store.manifest import SourceEntry
+from substyle.engine.store import lock
+from substyle.engine.store.identity import Remedies
 from substyle.engine.store.store import EmbeddingStore
+from substyle.errors import ConfigError
 from substyle.pipelines.plugins import ALLOW
+from substyle.pipelines.sources import ImageRecord
 from substyle.pipelines.storage import Place
 from substyle.pipelines.transforms.registry import load_plugin
 
@@ -33,24 +36,29 @@ class WorkerSpec:
         folder: working directory of the run, for relative paths.
         cache: folder of compiled artefacts.
         plugins: files to load.
-        sources: photographs and how to open them, those of the run first.
         store: the store.
         part: shards that the run owns.
         run: id of the run that holds the lock.
         backbones, settings, config: what to embed, and how.
+        samples: photographs to check backbones with, by key.
+        visible: a photograph of each source that the machine of the run can read.
+        remedies, readers: of the plan.
         run_code: whether the user lets code run that files name.
     """
 
     folder: str
     cache: str
     plugins: tuple[Path, ...]
-    sources: tuple[SourceEntry, ...]
     store: Place
     part: lock.Part
     run: str
     backbones: tuple[BackboneChoice, ...]
     settings: Settings
     config: EmbedConfig
+    samples: Mapping[str, ImageRecord]
+    visible: tuple[ImageRecord, ...]
+    remedies: Remedies
+    readers: int
     run_code: bool = False
 
 
@@ -71,12 +79,12 @@ class Worker:
         return f"pid {os.getpid()} on {socket.gethostname()}"
 
     def prepare(self) -> None:
-        """Open source and store, and load or compile the backbones.
+        """Open the store, and load or compile the backbones.
 
         Raises:
             StoreError: the store does not exist, or this machine computes other embeddings than those in it.
             DifferentError: a transformation is defined otherwise here than in the store.
-            SubstyleError: see `prepare_backbones`; or the source does not exist.
+            SubstyleError: see `prepare_backbones`; or this machine does not see the photographs.
         """
         spec = self.spec
         if os.path.isdir(spec.folder):  # else relative paths are reported as missing
@@ -88,21 +96,22 @@ class Worker:
         for plugin in spec.plugins:
             load_plugin(plugin)
         store = EmbeddingStore.open(spec.store)
-        source, *others = map(identity.open_entry, spec.sources)
+        for record in spec.visible:  # else all photographs would be quarantined
+            if (blob := read(record)).reason:
+                raise ConfigError("IMAGES", record.key, f"photographs that all machines see ({blob.reason})")
         pipeline = PixelPipeline(spec.settings, spec.config)
-        plan = EmbedPlan(source, spec.store, pipeline, part=spec.part, match=Match(others=tuple(others)))
         store.require_definitions(pipeline.definitions)  # plug-ins and suite files may have changed since the run began
-        compiled = prepare_backbones(spec.backbones, plan.samples(), quiet=True)
+        compiled = prepare_backbones(spec.backbones, samples(store, pipeline, spec.samples), quiet=True)
         described = [facts for backbone in compiled for facts in backbone.describe()]
         with lock.mutex(spec.store):  # another processor's pixels are recorded
             entries = [store.ensure_backbone(facts, pipeline.definitions) for facts in described]
-        self._loop = Loop(store, plan, entries, compiled, spec.run)
+        self._loop = Loop(store, pipeline, entries, compiled, spec.run, spec.remedies, spec.readers)
 
-    def fill(self, shard: int, lacking: Lacking) -> EmbedSummary | None:
+    def fill(self, task: ShardTask) -> EmbedSummary | None:
         """Embed a shard. Returns what was done, or None if `stop` was called before it was finished."""
         self._embedded, summary = 0, EmbedSummary()
         try:
-            self._loop.run([(shard, lacking)], summary, self._arrived, self._require_lock)
+            self._loop.run([task], summary, self._arrived, self._require_lock)
         except _Stopped:
             return None
         return summary

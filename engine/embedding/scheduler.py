@@ -25,7 +25,7 @@ from substyle.engine.backbones.compile import CompiledBackbone
 from substyle.engine.backbones.gate import GateError
 from substyle.engine.backbones.spec import Pending
 from substyle.engine.cuda import Canvas
-from substyle.engine.embedding.plan import Lacking
+from substyle.engine.embedding.plan import ShardTask
 from substyle.engine.store.records import FileNote, ImageNote
 
 _UNWRITTEN = 2  # shards that may be queued for the disk
@@ -38,26 +38,21 @@ class ShardInProgress:
     """A shard being embedded.
 
     Attributes:
-        number: number of the shard.
-        first: its first row.
-        images: its images, as positions in the manifest.
-        rows: r, its number of rows.
-        lacking: missing transformations of each backbone.
+        task: its photographs, and what it lacks.
         buffers: for each backbone, embeddings (r, D) float32 by transformation, NaN where none have been computed.
         notes: functions that return the notes of each batch's images, called when the shard is written.
         files: notes on files of real transformations.
         missing: number of batches not embedded yet, plus one until the shard is closed.
     """
 
-    number: int
-    first: int
-    images: range
-    rows: int
-    lacking: Lacking
-    buffers: list[dict[str, NDArray[np.float32]]]
+    task: ShardTask
+    buffers: list[dict[str, NDArray[np.float32]]] = field(init=False)
     notes: list[Callable[[], list[ImageNote]]] = field(default_factory=list)
     files: list[FileNote] = field(default_factory=list)
     missing: int = 1
+
+    def __post_init__(self) -> None:
+        self.buffers = [{} for _ in self.task.lacking]
 
     def put(self, backbone: int, name: str, row_B: NDArray[np.int64], embedded_BD: NDArray[np.floating]) -> None:
         """Store embeddings of a backbone and transformation.
@@ -67,7 +62,7 @@ class ShardInProgress:
         """
         buffers = self.buffers[backbone]
         if name not in buffers:
-            buffers[name] = np.full((self.rows, embedded_BD.shape[1]), np.nan, np.float32)
+            buffers[name] = np.full((self.task.rows, embedded_BD.shape[1]), np.nan, np.float32)
         buffers[name][row_B] = embedded_BD
 
 
@@ -248,7 +243,7 @@ class Scheduler:
         lacked = [
             (place, name, columns)
             for place, name, columns in zip(self.places[turn], backbone.names, backbone.columns, strict=True)
-            if batch.name in batch.shard.lacking[place]
+            if batch.name in batch.shard.task.lacking[place]
         ]
         for place, name, columns in lacked:
             own_BD = embedded_BD[batch.ok_B, columns]

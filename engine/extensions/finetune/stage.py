@@ -91,15 +91,18 @@ class FinetuneStage(TrainingStage[FinetuneConfig]):
     def compute(self, run: Run, config: FinetuneConfig, unit: Unit, folder: Path) -> None:
         """Fine-tune a backbone."""
         (objective, seed), table = unit.variant, run.tables[unit.name]
-        pipeline, records = _plan(run).pipeline, _plan(run).readable()
+        plan = _plan(run)
+        pipeline = plan.pipeline
         base = load_trainable(_choices(run)[unit.name], pipeline)
         names = _trained_on(table)
         families = [family(name) for name in names]
         labels = list(dict.fromkeys(families))
         train_N = table.rows(TRAIN)
+        keys = [table.keys[n] for n in train_N]
+        records = plan.by_key(keys)
         batches = labelled_variants(
             pipeline,
-            [records[table.keys[n]] for n in train_N],
+            [records[key] for key in keys],
             [table.contents[n] for n in train_N],
             np.array([labels.index(name) for name in families], np.int64),
             np.where(table.label_N[train_N] >= 0, table.label_N[train_N], UNKNOWN),

@@ -14,6 +14,7 @@ from tests.at_once import AtOnce
 from substyle.engine.backbones.compile import CompiledBackbone
 from substyle.engine.backbones.gate import GateError
 from substyle.engine.backbones.spec import BackboneSpec
+from substyle.engine.embedding.plan import ShardTask
 from substyle.engine.embedding.scheduler import Batch, Scheduler, ShardInProgress
 
 B, D = 4, 2
@@ -32,16 +33,16 @@ def backbone(embed: Embed, name: str = "control:x") -> CompiledBackbone:
 
 def shard(number: int, names: list[str], backbones: int = 1, batches: int = 1) -> ShardInProgress:
     rows = batches * B
-    return ShardInProgress(
-        number, number * rows, range(rows), rows, [names] * backbones, [{} for _ in range(backbones)]
-    )
+    keys = [f"{row}.jpg" for row in range(rows)]
+    lacking, is_test = [names] * backbones, np.zeros(rows, np.bool_)
+    return ShardInProgress(ShardTask(number, number * rows, lacking, np.arange(rows), keys, is_test, [None] * rows, {}))
 
 
 def batch(of: ShardInProgress, name: str, value: int, part: int = 0) -> Batch:
     pixels = np.full((B, 1, 1, 3), value, np.uint8)
     ok = np.arange(B) != 2  # one image of every batch is quarantined
     rows = np.arange(part * B, (part + 1) * B)
-    return Batch(of, name, pixels, rows, [f"{row}.jpg" for row in rows + of.first], ok)
+    return Batch(of, name, pixels, rows, [f"{row}.jpg" for row in rows + of.task.first], ok)
 
 
 class Book:
