@@ -337,6 +337,8 @@ def _embed(embed: argparse.ArgumentParser) -> None:
         help="add photographs of another source to the store; their keys are prefixed with the source's name",
     )
     embed.add_argument("--replace", action="store_true", help="embed edited photographs again, quarantine deleted ones")
+    text = "remove photographs that are gone: embeddings, thumbnails and names"
+    embed.add_argument("--remove-missing", action="store_true", help=text)
     embed.add_argument("--part", default="1/1", metavar="i/n", help="process part i of n of the shards")
     _metrics(embed)
 

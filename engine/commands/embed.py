@@ -66,6 +66,7 @@ def _embed(options: argparse.Namespace) -> dict[str, Any]:
         executor=study.executor,
         add=options.add,
         replace=options.replace,
+        remove_missing=options.remove_missing,
         asked=(study.device, study.embed.runtime),
     )
     for warning in not_used(source, settings.transformations):
@@ -101,7 +102,7 @@ def _derive(options: argparse.Namespace, store: EmbeddingStore, bases: Mapping[s
     Raises:
         ConfigError: an option that does not apply.
     """
-    for name in ("suite", "set", "device", "checkpoint", "take_over", "add", "replace", "part"):
+    for name in ("suite", "set", "device", "checkpoint", "take_over", "add", "replace", "remove_missing", "part"):
         if (given := getattr(options, name)) and given != "1/1":  # all parts
             allowed = f"nothing where embeddings are derived, as those of {', '.join(bases)} are"
             raise ConfigError(f"--{name.replace('_', '-')}", given, allowed)

@@ -50,6 +50,7 @@ class EmbedPlan:
         executor: where to embed.
         add: accept the photographs as a new source of the store.
         replace: embed photographs again if their bytes have changed.
+        remove_missing: remove photographs that the source does not have any more.
         only: require that the store contains no other photographs.
         remedies: advice if the store was embedded from other photographs.
         asked: device and runtime as given by the user, possibly auto.
@@ -67,6 +68,7 @@ class EmbedPlan:
     executor: ExecutorConfig = HERE
     add: bool = False
     replace: bool = False
+    remove_missing: bool = False
     only: bool = False
     remedies: Remedies = EMBED
     asked: tuple[str, str] = (AUTO, AUTO)
@@ -74,8 +76,9 @@ class EmbedPlan:
     given: Source | None = None
 
     def __post_init__(self) -> None:
-        if self.replace and self.part.count > 1:  # parts would withdraw each other's finished shards
-            raise ConfigError("--replace", f"with --part {self.part.index}/{self.part.count}", "without --part")
+        for option, given in {"--replace": self.replace, "--remove-missing": self.remove_missing}.items():
+            if given and self.part.count > 1:  # parts would withdraw each other's finished shards
+                raise ConfigError(option, f"with --part {self.part.index}/{self.part.count}", "without --part")
         require_shown(self.source, self.pipeline.settings.transformations)
 
     @property
@@ -92,6 +95,7 @@ class EmbedPlan:
             fractions=self.fractions,
             add=self.add,
             replace_changed=self.replace,
+            remove_missing=self.remove_missing,
             remedies=self.remedies,
             quiet=quiet,
         )
@@ -338,7 +342,7 @@ def lacking(
     shard_S, size_S = np.arange(count, dtype=np.int64)[mine], size_S[mine]
     lacking_SBT = ~np.stack([finished.finished(slug, names, count)[mine] for slug in slugs], axis=1)
     missing_S = np.count_nonzero(lacking_SBT, axis=(1, 2))
-    some_S = missing_S > 0
+    some_S = (missing_S > 0) & (size_S > 0)  # a shard may have lost all its photographs
     total = int(size_S.sum()) * len(names) * len(slugs)
     return PendingShards(
         images=images,

@@ -24,6 +24,7 @@ from substyle.engine.store import compaction, files, identity, lock
 from substyle.engine.store.identity import PhotographsError
 from substyle.engine.store.layout import DEFAULT_FRACTIONS, PIXELS, BackboneEntry, Fractions, StoreError, StoreSettings
 from substyle.engine.store.manifest import FOLDER, Manifest
+from substyle.engine.store.removal import remove
 from substyle.engine.store.store import EmbeddingStore
 from substyle.engine.store.table import conflicting, store_facts
 from substyle.errors import ConfigError, MissingError, abbreviated
@@ -55,6 +56,8 @@ def embed(
         store = EmbeddingStore.open(plan.store_path)
         require_same(store, plan)
         repair(plan, store)
+        if plan.remove_missing:
+            _remove_missing(plan, store, quiet=quiet)
         if plan.match.state is None:
             plan = plan.matched(store, quiet=quiet)
         require_asked(store, backbones, plan.pipeline, *plan.asked)
@@ -163,6 +166,20 @@ def repair(plan: EmbedPlan, store: EmbeddingStore) -> None:
     with owned, lock.mutex(plan.store_path):
         if store.repair():
             print(f"{plan.store_path}: embedding the damaged parts found by verify again", file=sys.stderr)
+
+
+def _remove_missing(plan: EmbedPlan, store: EmbeddingStore, *, quiet: bool) -> None:
+    """Remove photographs from a store that its sources do not have any more."""
+    with lock.hold(plan.store_path, lock.new_run_id(), take_over=plan.take_over), lock.mutex(plan.store_path):
+        gone = plan.matched(store, quiet=quiet).match.gone
+        if len(gone):
+            images = store.manifest()
+            removed = {images.keys[n] for n in np.flatnonzero(np.isin(images.row_N, gone))}
+            calibration = [key for key in store.calibration if key not in removed]
+            compaction.clear_leftovers(store.path)
+            remove(store, gone, calibration or gate_keys(plan.records(), store.settings.seed))
+            compaction.compact(store.path)
+            print(f"{store.path}: {len(gone)} photographs are removed; results before still show them", file=sys.stderr)
 
 
 def _create(plan: EmbedPlan, rows: int) -> None:
@@ -284,7 +301,7 @@ def complete(plan: EmbedPlan, store: EmbeddingStore, backbones: Sequence[str]) -
     settings = plan.pipeline.settings
     if not store.has_manifest() or len(plan.match.redo):
         return None
-    slugs = {entry.name: entry.slug for entry in store.backbones()}
+    entries = {entry.name: entry for entry in store.backbones()}
     finished = store.finished()
     keys = set(store.manifest().keys)
     names = settings.transformations
@@ -292,10 +309,9 @@ def complete(plan: EmbedPlan, store: EmbeddingStore, backbones: Sequence[str]) -
     if not all(record.key in keys for record in plan.records()):
         return None
     for name in backbones:
-        if name not in slugs or not finished.finished(slugs[name], names, shards).all():
+        if name not in entries or len(pending_shards(store, [entries[name]], names, lock.WHOLE).shard_W):
             return None
-        entry = store.backbone(name)
-        if store.truncated(finished.of([entry.slug])):
+        if store.truncated(finished.of([entries[name].slug])):
             return None
         store.require_definitions(plan.pipeline.definitions)
     facts = store_facts(store)

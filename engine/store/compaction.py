@@ -125,8 +125,13 @@ def _remove(store: Place, paths: Iterable[Place]) -> None:
 
 
 def clear_leftovers(store: Place) -> None:
-    """Remove temporary files of killed processes. The caller must hold the mutex."""
+    """Remove temporary files of killed processes, and files of the manifest that were replaced.
+
+    The caller must hold the mutex.
+    """
     with writing(store):
+        for path in manifest.replaced(store):
+            path.remove()
         for folder in _folders(store):
             clear_temporary(folder)
         clear_temporary(store.parent, store.name)  # a process killed while another created the store
@@ -137,7 +142,8 @@ def none(store: Place) -> bool:
     temporary = [temporaries(folder) for folder in _folders(store)]
     if isinstance(store, LocalPlace):
         temporary.append(temporaries(store.parent, store.name))
-    return not any(map(any, (store.glob(lock.LOCKS), *temporary))) and not journal.has_loose(store)
+    left = (store.glob(lock.LOCKS), manifest.replaced(store), *temporary)
+    return not any(map(any, left)) and not journal.has_loose(store)
 
 
 def _folders(store: Place) -> list[LocalPlace]:

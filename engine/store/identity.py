@@ -6,6 +6,7 @@ changed is read again and must have the same bytes.
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import sys
 from collections.abc import Iterable, Mapping, Sequence
@@ -84,12 +85,14 @@ class Match:
         absent: other sources whose photographs have moved or are gone.
         redo: rows to embed again: changed or missing photographs (``--replace``), and photographs that have become
             readable.
+        gone: rows of missing photographs (``--remove-missing``).
         state: `state_of` the store at the time of the comparison.
     """
 
     others: tuple[Source, ...] = ()
     absent: tuple[SourceEntry, ...] = ()
     redo: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
+    gone: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
     state: object = None
 
 
@@ -194,6 +197,7 @@ def match(
     fractions: Fractions | None = None,
     add: bool = False,
     replace_changed: bool = False,
+    remove_missing: bool = False,
     remedies: Remedies = EMBED,
     quiet: bool = False,
 ) -> tuple[Source, Match]:
@@ -206,6 +210,7 @@ def match(
         fractions: requested shares of the splits; None for the store's.
         add: accept a new source.
         replace_changed: accept changed or missing photographs; their rows are returned in ``redo``.
+        remove_missing: accept missing photographs; their rows are returned in ``gone``.
         remedies: advice for error messages.
 
     Raises:
@@ -232,15 +237,21 @@ def match(
             except ConfigError:
                 absent.append(entry)
     redo: set[int] = set()
+    gone: set[int] = set()
     for i, each in opened.items():
         if i is not None:
             difference = diff(check, i, each)
             _require_described(check, manifest.sources[i], each, difference, fractions if i == number else None)
+            if remove_missing:
+                gone |= difference.gone
+                left = [file for file in difference.missing if file.row not in difference.gone]
+                difference = dataclasses.replace(difference, missing=left)
             redo |= _rows_to_redo(check, each, difference, replace_changed=replace_changed)
     if len(manifest.sources) > 1 or number is None:
         _require_apart(manifest, opened)
     others = tuple(each for i, each in opened.items() if i != number)
-    return source, Match(others, tuple(absent), np.array(sorted(redo), np.int64), state)
+    redo_M, gone_M = (np.array(sorted(rows), np.int64) for rows in (redo - gone, gone))
+    return source, Match(others, tuple(absent), redo_M, gone_M, state)
 
 
 class _Check(NamedTuple):
@@ -271,6 +282,7 @@ class SourceDifference:
 
     Attributes:
         common: number of photographs that both have.
+        gone: rows of photographs that the source lacks.
         missing: files that the source lacks, except those left out, and those that show a missing photograph.
         moved: how each photograph with another class or split differs, or with a group in two splits.
         doubtful: files whose mark is another or unknown: their bytes may have changed.
@@ -278,6 +290,7 @@ class SourceDifference:
     """
 
     common: int
+    gone: set[int]
     missing: list[File]
     moved: list[str]
     doubtful: list[_Pair]
@@ -290,7 +303,8 @@ def diff(check: _Check, number: int, source: Source) -> SourceDifference:
     records = {record.key: record for record in source.records}
     images = np.flatnonzero(manifest.source_N == number).tolist()
     now = {n: record for n in images if (record := records.get(manifest.keys[n])) is not None}
-    found = SourceDifference(len(now), [], _moved(manifest, now, source.class_names), [], [])
+    gone = {int(manifest.row_N[n]) for n in images if n not in now}
+    found = SourceDifference(len(now), gone, [], _moved(manifest, now, source.class_names), [], [])
     every: dict[str, Notes | FileNotes] = {"": notes, **notes.files}
     for variant, noted in every.items():
         contents, marks = journal.hex_of(noted.content_N2), noted.mark_N.tolist()

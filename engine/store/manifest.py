@@ -50,6 +50,7 @@ _SCHEMA = pa.schema(
 _CODED = pa.schema([(f.name, pa.dictionary(pa.int32(), f.type) if f.type == pa.string() else f.type) for f in _SCHEMA])
 _ROW_BYTES = 0.5  # least size of a row: a key of consecutive ones, compressed, takes about two bytes
 _SOURCE = b"substyle.source"
+_MOST_SHARDS = 1 << 24  # without an image for each: what they hold may have been removed
 
 
 @pydantic.dataclasses.dataclass(frozen=True, config=ConfigDict(extra="forbid"))
@@ -127,7 +128,7 @@ def read(store: Place, shard_rows: int) -> Manifest:
     """Read all segments of a store's manifest.
 
     Args:
-        shard_rows: R; the rows of a segment are consecutive and start at the first free shard.
+        shard_rows: R; a segment starts at the first shard that was free. Rows of removed images are missing.
 
     Raises:
         StoreError: no segment exists, or one is damaged, missing or not in the layout of `append`.
@@ -144,11 +145,14 @@ def read(store: Place, shard_rows: int) -> Manifest:
             tables.append(table)
             entries.append(entry)
             first = -(-end // shard_rows) * shard_rows
-            end = first + len(table)
-            if not np.array_equal(table["row"].to_numpy(), np.arange(first, end)):
-                raise ValueError(f"expected rows {first} to {end}")
+            row_N = table["row"].to_numpy()
+            if (row_N < first).any() or (np.diff(row_N) < 1).any():
+                raise ValueError(f"expected ascending rows from {first}")
+            end = int(row_N[-1]) + 1 if len(row_N) else end
         where = store / FOLDER
-        made = _manifest(pa.concat_tables(tables))
+        if end // shard_rows > max(sum(map(len, tables)), _MOST_SHARDS):
+            raise ValueError(f"{end:,} rows, of which most are empty")
+        made = _manifest(tables)
         sources = {entry.name: entry for entry in entries}  # the last segment of a source has its current root
         order = list(sources)
         of_segment = [order.index(entry.name) for entry in entries]
@@ -175,8 +179,9 @@ def _segment(path: Place) -> tuple[pa.Table, SourceEntry]:
     return table.replace_schema_metadata(None), TypeAdapter(SourceEntry).validate_python(json.loads(described))
 
 
-def _manifest(table: pa.Table) -> Manifest:
-    """Parse the concatenated segments. Raises ValueError if they contradict each other."""
+def _manifest(tables: Sequence[pa.Table]) -> Manifest:
+    """Parse the segments. Raises ValueError if they contradict each other."""
+    table = pa.concat_tables(tables)
     keys = limits.values(table["key"])
     if None in keys or len(set(keys)) < len(keys):
         raise ValueError("duplicate or missing image keys")
@@ -185,20 +190,33 @@ def _manifest(table: pa.Table) -> Manifest:
     if (split_N < 0).any() or (given_N < -1).any() or table["label"].null_count:
         raise ValueError("missing or unknown splits or labels")
     known: dict[str, int] = {}
-    name_N = _numbers(table["class_name"], lambda name: known.setdefault(name, len(known)))
-    label_N = table["label"].to_numpy().astype(np.int64)
-    pair_P = np.unique(label_N * (len(known) + 1) + name_N + 1)
-    label_C, name_C = np.divmod(pair_P[pair_P != -(len(known) + 1)], len(known) + 1)  # without those of neither
-    if not np.array_equal(label_C, np.arange(len(label_C))) or {*name_C.tolist()} != {*range(1, len(label_C) + 1)}:
-        raise ValueError("labels and class names do not match")
+    label_N = np.concatenate([_labels(segment, known) for segment in tables])
     return Manifest(
         row_N=table["row"].to_numpy(),
         keys=tuple(keys),
         label_N=label_N,
-        class_names=tuple(list(known)[i - 1] for i in name_C.tolist()),
+        class_names=tuple(known),
         split_N=split_N.astype(np.int8),
         given_N=given_N.astype(np.int8),
     )
+
+
+def _labels(segment: pa.Table, known: dict[str, int]) -> NDArray[np.int64]:
+    """Labels of a segment's images: new classes are added to the known ones, in the order of their stored labels.
+
+    A class that has lost all its images is none of the manifest any more, so that labels may be smaller than stored.
+    """
+    _, first_C, place_N = np.unique(segment["label"].to_numpy(), return_index=True, return_inverse=True)
+    names = segment["class_name"].take(first_C).to_pylist()
+    own = {name: known.setdefault(name, len(known)) for name in names if name is not None}
+    label_C = np.array([own.get(name, UNLABELLED) for name in names], np.int64)
+    label_N = _numbers(segment["class_name"], lambda name: own.get(name, -2))
+    unlabelled_N = segment["label"].to_numpy() == UNLABELLED
+    if len({*names}) < len(names) or not np.array_equal(label_C[place_N], label_N):
+        raise ValueError("labels and class names do not match")
+    if not np.array_equal(label_N == UNLABELLED, unlabelled_N):
+        raise ValueError("labels and class names do not match")
+    return label_N
 
 
 def _numbers(column: pa.ChunkedArray, number: Callable[[str], int]) -> NDArray[np.int64]:
@@ -212,11 +230,51 @@ def _numbers(column: pa.ChunkedArray, number: Callable[[str], int]) -> NDArray[n
 
 def segments(store: Place) -> list[Place]:
     """List the manifest's files in order. Raises StoreError if one is missing."""
-    paths = sorted((store / FOLDER).glob("segment-[0-9]*.parquet"))
-    for number, path in enumerate(paths):
-        if path.stem.split("-")[1] != f"{number:05d}":
+    latest: dict[int, Place] = {}
+    for _, number, path in sorted((_version(path), _number(path), path) for path in _files(store)):
+        latest[number] = path
+    for number, (found, path) in enumerate(sorted(latest.items())):
+        if found != number:
             raise StoreError(f"{store}: manifest segment {number:05d} is missing before {path.name}")
-    return paths
+    return [latest[number] for number in sorted(latest)]
+
+
+def _files(store: Place) -> list[Place]:
+    return list((store / FOLDER).glob("segment-[0-9]*.parquet"))
+
+
+def _number(path: Place) -> int:
+    return int(path.stem.split("-")[1])
+
+
+def _version(path: Place) -> int:
+    """How often images of a segment were removed: ``segment-<number>-<version>-<digest>``, 0 without a version."""
+    return int(dict(enumerate(path.stem.split("-")[2:-1])).get(0, 0))
+
+
+def replaced(store: Place) -> list[Place]:
+    """List files of the manifest of which a later version without removed images exists."""
+    current = segments(store)
+    return [path for path in _files(store) if path not in current]
+
+
+def remove(store: Place, row_M: NDArray[np.int64]) -> None:
+    """Write the segments of some rows anew without them, and remove the old ones. Raises StoreError."""
+    for path in segments(store):
+        table, source = _segment(path)
+        left_N = ~np.isin(table["row"].to_numpy(), row_M)
+        if not left_N.all():
+            # strings as such: a dictionary would keep those of removed images
+            data = _encoded(table.filter(pa.array(left_N)).cast(_SCHEMA), source)
+            name = f"segment-{_number(path):05d}-{_version(path) + 1}-{digest(data)}.parquet"
+            write_once(store / FOLDER / name, data)
+    for path in replaced(store):
+        path.remove()
+
+
+def _encoded(table: pa.Table, source: SourceEntry) -> bytes:
+    described = json.dumps({**asdict(source), "options": dict(source.options)}).encode()
+    return encoded(table.replace_schema_metadata({_SOURCE: described}))
 
 
 def append(
@@ -250,11 +308,12 @@ def append(
     }
     try:
         table = pa.table(columns, schema=_SCHEMA)
-        _manifest(pa.concat_tables([*(_segment(path)[0] for path in segments(store)), table.cast(_CODED)]))
+        whole = _manifest([*(_segment(path)[0] for path in segments(store)), table.cast(_CODED)])
+        if not np.array_equal(whole.label_N[len(whole.keys) - len(keys) :], label_N):
+            raise ValueError("labels and class names do not match")
     except (OSError, ValueError, pa.ArrowException) as error:
         raise StoreError(f"{folder}: cannot add images: {error}") from error
-    described = json.dumps({**asdict(source), "options": dict(source.options)}).encode()
-    data = encoded(table.replace_schema_metadata({_SOURCE: described}))
+    data = _encoded(table, source)
     write_once(folder / f"segment-{len(segments(store)):05d}-{digest(data)}.parquet", data)
 
 

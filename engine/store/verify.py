@@ -29,7 +29,7 @@ KEEP = "nothing to do: substyle ignores it"
 _TEMPORARY = re.compile(r"\..*\.tmp")
 _OURS = re.compile(
     rf"""{"|".join(map(re.escape, (HEADER, METADATA, compaction.NAME, lock.MUTEX)))}|\.?lock(-\d+-of-\d+)?\.json
-    |{re.escape(manifest.FOLDER)}/segment-\d{{5,}}-[0-9a-f]{{16}}\.parquet
+    |{re.escape(manifest.FOLDER)}/segment-\d{{5,}}(-\d+)?-[0-9a-f]{{16}}\.parquet
     |{catalog.FOLDER}/[^/]+-[0-9a-f]{{16}}\.json
     |{catalog.FOLDER}/[^/]+-{catalog.PIXELS_DIGEST}\.pictures
     |{journal.FOLDER}/[^/]*-[0-9a-f]{{16}}\.json

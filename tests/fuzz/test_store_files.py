@@ -185,8 +185,9 @@ def test_records_that_no_run_writes_are_refused(sound: Path, tables: Tables, cha
 @pytest.mark.parametrize(
     ("changes", "named"),
     [
-        ({"row": 1}, "rows 0 to "),
-        ({"row": 2**62}, "rows 0 to "),
+        ({"row": 1}, "ascending rows from 0"),
+        ({"row": 2**62}, "ascending rows from 0"),
+        ({"row": -1}, "ascending rows from 0"),
         ({"key": "1.jpg"}, "keys"),
         ({"split": "testing"}, "splits"),
         ({"label": 7}, "labels"),
@@ -201,6 +202,18 @@ def test_rows_that_contradict_each_other_are_refused(sound: Path, changes: dict[
     assert table is not None
     _forge(sound / manifest.FOLDER / path.name, parquet(table))
     with pytest.raises(StoreError, match=f"images.parquet.*{named}"):
+        EmbeddingStore.open(sound).manifest()
+
+
+def test_rows_that_are_far_apart_are_refused(sound: Path) -> None:
+    """Memory is allocated for all shards between them."""
+    path = manifest.segments(EmbeddingStore.open(sound).path)[0]
+    rows = rows_of(path.read_bytes())
+    rows[-1]["row"] = 2**60
+    table = columns(rows, SCHEMA)
+    assert table is not None
+    _forge(sound / manifest.FOLDER / path.name, parquet(table))
+    with pytest.raises(StoreError, match=f"{2**60 + 1:,} rows, of which most are empty"):
         EmbeddingStore.open(sound).manifest()
 
 

@@ -6,9 +6,14 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from tests.conftest import jpeg, photograph, slow_after
-from tests.scenarios.scene import Scene, edit, numbers, rows, write
+from tests.scenarios.scene import SUITE, Scene, edit, numbers, rows, write
+
+from substyle.engine.store import manifest
+from substyle.engine.store.store import EmbeddingStore
 
 # --- in place ---------------------------------------------------------------------------------------------------------
 
@@ -45,6 +50,72 @@ def test_changed_photographs_are_refused_until_asked_for(scene: Scene, what: str
             scene.refused(*words, kind="PhotographsError", field="images")
     scene.embed(scene.photos, "--replace")
     assert rows(scene.root / "s.zarr") == rows(scene.fresh_store())
+
+
+GONE = {
+    "some, and a shard at the end": ("train/even/06.jpg", "train/odd/03.jpg", "val/odd/*"),
+    "a class": ("*/even/*",),
+    "a shard in the middle": ("train/even/0[46].jpg", "train/odd/*", "val/even/*"),
+}
+
+
+@pytest.mark.parametrize("gone", slow_after(1, list(GONE)))
+@pytest.mark.parametrize("dies", [False, True])
+def test_missing_photographs_are_removed(scene: Scene, gone: str, dies: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of all backbones, without embedding anything again, and also if it was interrupted."""
+    store = scene.root / "s.zarr"
+    scene.embed(scene.photos)
+    scene.embed(scene.photos, backbone="control:statistics")
+    before, paths = rows(store), [path for pattern in GONE[gone] for path in sorted(scene.photos.glob(pattern))]
+    removed = {scene.key(path): path.read_bytes() for path in paths}
+    for path in paths:
+        path.unlink()
+    scene.refused(*scene.embedding(scene.photos), kind="PhotographsError", field="images")
+    if dies:
+        with monkeypatch.context() as patch:
+            patch.setattr(manifest, "remove", interrupted)
+            assert scene.command(*scene.embedding(scene.photos, "--remove-missing"))[0] == 130
+    assert scene.embed(scene.photos, "--remove-missing")["new_shards"] == 0
+    left = {row: value for row, value in before.items() if row[0] not in removed}
+    assert rows(store) == left
+    verdict = scene.ok("verify", store)
+    assert (verdict["ok"], verdict["complete"], verdict["findings"]) == (True, True, [])
+    assert not removed.keys() & set(EmbeddingStore.open(store).calibration)
+    kept = b"".join(path.read_bytes() for path in store.rglob("*") if path.is_file())
+    assert not any(value in kept for (key, _), (*_, value) in before.items() if key in removed)
+    assert not any(key in str(tables_of(store)) for key in removed)
+    scene.embed(scene.photos, "--suite", f"{SUITE},gaussian_noise")  # in shards of which photographs are left
+    for key, data in removed.items():
+        write(scene.photos / key, data)
+    scene.embed(scene.photos)
+    again, fresh = rows(store), rows(scene.fresh_store())
+    assert {row: value for row, value in again.items() if row in fresh} == fresh
+    assert len(again) == len(fresh) // 3 * 4
+    assert scene.ok("verify", store)["ok"]
+
+
+def test_a_damaged_shard_is_not_written_again_as_if_it_were_sound(scene: Scene) -> None:
+    scene.embed(scene.photos)
+    (shard,) = (scene.root / "s.zarr").glob("embeddings/*/*/c.0.1.0")
+    data = bytearray(shard.read_bytes())
+    data[100] ^= 1
+    shard.write_bytes(data)
+    scene.one("train/odd/*.jpg").unlink()
+    message = scene.refused(*scene.embedding(scene.photos, "--remove-missing"), kind="StoreError")
+    assert "checksum mismatch" in message
+
+
+def interrupted(*_: object) -> None:
+    raise KeyboardInterrupt
+
+
+def tables_of(store: Path) -> list[object]:
+    """What Parquet files of a store say, with values of dictionaries that no row uses."""
+    found = []
+    for path in store.rglob("*.parquet"):
+        for column in pq.read_table(path, read_dictionary=["key"]).columns:
+            found += [chunk.dictionary if pa.types.is_dictionary(chunk.type) else chunk for chunk in column.chunks]
+    return [chunk.to_pylist() for chunk in found]
 
 
 def test_photographs_are_added(scene: Scene) -> None:
