@@ -112,7 +112,9 @@ def define_variants(
     example = philox.image_keys(0, ["example"])
     made: dict[str, Inputs] = {}
     with pipeline:
-        canvas = fn.external_source(name="canvas", device=backend, dtype=types.UINT8, ndim=3, layout="HWC")
+        canvas = fn.external_source(
+            name="canvas", device=backend, dtype=types.UINT8, ndim=3, layout="HWC", no_copy=backend == "cpu"
+        )
         outputs = []
         for transformation in transformations:
             inputs = Inputs(transformation.name, transformation.draw(example, side), backend)
@@ -140,7 +142,9 @@ class Inputs(dict[str, Any]):
             raise ConfigError(f"{self.name}: argument", argument, ", ".join(self.example) or "none")
         array, name = base.feed(self.example[argument]), f"{self.name}.{argument}"
         device = self.backend if getattr(self.example[argument], "on_device", False) else "cpu"
-        self[argument] = fn.external_source(name=name, dtype=dali_type(array), ndim=array.ndim - 1, device=device)
+        self[argument] = fn.external_source(
+            name=name, dtype=dali_type(array), ndim=array.ndim - 1, device=device, no_copy=self.backend == "cpu"
+        )
         return self[argument]
 
 
@@ -272,7 +276,7 @@ def define_decode(pipeline: Any, side: int, device: torch.device) -> None:  # no
 
     on_gpu = device.type == "cuda"
     with pipeline:
-        blob = fn.external_source(name="blob", dtype=types.UINT8, ndim=1)
+        blob = fn.external_source(name="blob", dtype=types.UINT8, ndim=1, no_copy=not on_gpu)
         start = fn.external_source(name="start", dtype=types.FLOAT, ndim=1)
         end = fn.external_source(name="end", dtype=types.FLOAT, ndim=1)
         # With smooth chroma upsampling, DALI on a CPU gives exactly Pillow's pixels. By default, the hardware engine
