@@ -331,8 +331,14 @@ def for_each_image(count: int, work: Callable[[int], None]) -> None:
         for i in range(count):
             work(i)
         return
-    for _ in _pool(threads, os.getpid()).map(work, range(count)):
-        pass
+    images = iter(range(count))  # shared: its next number is taken under the GIL
+
+    def some() -> None:
+        for i in images:
+            work(i)
+
+    for share in [_pool(threads, os.getpid()).submit(some) for _ in range(threads)]:
+        share.result()
 
 
 def scratch(use: str, shape: tuple[int, ...], dtype: DTypeLike) -> NDArray[Any]:
