@@ -141,12 +141,12 @@ def stage(name: str, total: int, unit: str, *, done: int = 0, quiet: bool = Fals
         bar.end()
 
 
-# Time spans. Recording is off outside `recording`; a span costs two clock readings.
+# Time spans. Recording is off outside `recording`; a span then costs two readings of the wall clock.
 
 
 @dataclass(frozen=True)
 class Mark:
-    """A point in time: wall clock and CPU time of the process (all threads), in seconds."""
+    """A point in time: wall clock and, while recording, CPU time of the process (all threads), in seconds."""
 
     wall: float
     cpu: float
@@ -154,7 +154,8 @@ class Mark:
     @staticmethod
     def now() -> Mark:
         """The current time."""
-        return Mark(time.perf_counter(), time.process_time())
+        # the CPU time is a sum over all threads, which takes long if there are many
+        return Mark(time.perf_counter(), time.process_time() if is_recording() else 0.0)
 
 
 @dataclass(frozen=True)
