@@ -7,7 +7,7 @@ import torch
 
 from substyle.kernels.dispatch import fused
 
-_EVERY = 16  # row stride of the passes on a CPU
+_PASSES = ((0, 16), (8, 16), (4, 8), (2, 4), (1, 2))  # first row and stride of the passes on a CPU: every row once
 
 
 def distinct(a_BSSC: torch.Tensor, b_BSSC: torch.Tensor, *, subtle: bool = False) -> torch.Tensor:
@@ -15,7 +15,7 @@ def distinct(a_BSSC: torch.Tensor, b_BSSC: torch.Tensor, *, subtle: bool = False
 
     With ``subtle``, whether any value differs.
 
-    On a CPU, differences are summed over every 16th row, then over the rows after these, and so on. Most images reach
+    On a CPU, differences are summed over every 16th row, then over those between them, and so on. Most images reach
     the threshold in the first pass and skip the others. A GPU sums over all rows to avoid synchronising.
     """
     if a_BSSC.device.type == "cpu":
@@ -35,13 +35,13 @@ def _row_by_row(a_BSSC: torch.Tensor, b_BSSC: torch.Tensor, subtle: bool) -> tor
     enough = 1 if subtle else a_BSSC.shape[1:].numel()
     total_B = np.zeros(len(a), np.uint64)
     open_N = np.arange(len(a))
-    for first in range(_EVERY):
+    for first, stride in _PASSES:
         if not len(open_N):
             break
         some = slice(None) if len(open_N) == len(a) else open_N  # fancy indexing copies
-        x, y = a[some, first::_EVERY], b[some, first::_EVERY]
+        x, y = a[some, first::stride], b[some, first::stride]
         difference = np.maximum(x, y)
         difference -= np.minimum(x, y)
-        total_B[open_N] += difference.reshape(len(open_N), -1).sum(1, dtype=np.uint32)
-        open_N = open_N[total_B[open_N] < enough]
+        total_B[some] += difference.reshape(len(open_N), -1).sum(1, dtype=np.uint32)
+        (open_N,) = np.nonzero(total_B < enough)
     return torch.from_numpy(total_B >= enough)
