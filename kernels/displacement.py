@@ -49,23 +49,22 @@ class Banded:
 
     def down(self, planes_CIW: F32, out_COW: F32) -> F32:
         """Apply the matrix to every column of every plane. Shape: (C, I, W) to (C, O, W)."""
-        for rows, columns, block, _ in self.blocks:
-            for part in _parts(planes_CIW.shape[2], block.size):
+        for part in self._parts(planes_CIW.shape[2]):
+            for rows, columns, block, _ in self.blocks:
                 np.matmul(block, planes_CIW[:, columns, part], out=out_COW[:, rows, part])
         return out_COW
 
     def across(self, planes_CHI: F32, out_CHO: F32) -> F32:
         """Apply the matrix to every row of every plane. Shape: (C, H, I) to (C, H, O)."""
-        for rows, columns, _, turned in self.blocks:
-            for part in _parts(planes_CHI.shape[1], turned.size):
+        for part in self._parts(planes_CHI.shape[1]):
+            for rows, columns, _, turned in self.blocks:
                 np.matmul(planes_CHI[:, part, columns], turned, out=out_CHO[:, part, rows])
         return out_CHO
 
-
-def _parts(length: int, each: int) -> Iterator[slice]:
-    """Split a length into parts of at most _PRODUCT multiplications, ``each`` per unit."""
-    step = max(1, _PRODUCT // each)
-    return (slice(start, start + step) for start in range(0, length, step))
+    def _parts(self, length: int) -> Iterator[slice]:
+        """Split a length into parts of at most _PRODUCT multiplications by a block."""
+        step = max(1, _PRODUCT // self.blocks[0][2].size)
+        return (slice(start, start + step) for start in range(0, length, step))
 
 
 def mirrored(weights_K: F32 | NDArray[np.float64], side: int) -> NDArray[np.float64]:

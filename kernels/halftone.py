@@ -5,8 +5,6 @@ A channel is an ink on white paper: level v covers a share 1 - v / 255 of every 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -18,40 +16,34 @@ F32 = NDArray[np.float32]
 U8 = NDArray[np.uint8]
 
 
-@dataclass(frozen=True)
-class _Ink:
-    """Lookup tables of one screen by level. Shape of each: (256,) float32.
+def _inks(edge: NDArray[np.float64], size: NDArray[np.float64]) -> F32:
+    """Lookup tables of screens by level, from edges (…, 256) and sizes (…, 1). Shape: (…, 3, 256).
 
-    Attributes:
-        edge: 255 times the distance in pixels from the centre of a dot or line to its edge.
-        lightest: lower bound of the printed level: a pixel holds at most the whole dot or line.
-        darkest: upper bound of the printed level: a pixel holds at most the whole gap.
+    The first holds 255 times the distance in pixels from the centre of a dot or line to its edge; the others bounds of
+    the printed level: a pixel holds at most the whole dot or line, and at most the whole gap.
+
+    Args:
+        size: of a cell in pixels: area for dots, width for lines.
     """
+    lightest, darkest = 1.0 - np.minimum(_SHARE * size, 1.0), np.minimum((1.0 - _SHARE) * size, 1.0)
+    return (255.0 * np.stack([edge, lightest, darkest], axis=-2)).astype(np.float32)
 
-    edge: F32
-    lightest: F32
-    darkest: F32
 
-    @classmethod
-    def of(cls, edge: NDArray[np.float64], size: float) -> _Ink:
-        """Tables for edges in pixels and the size of a cell in pixels (area for dots, width for lines)."""
-        lightest, darkest = 1.0 - np.minimum(_SHARE * size, 1.0), np.minimum((1.0 - _SHARE) * size, 1.0)
-        return cls(*(np.asarray(255.0 * table, np.float32) for table in (edge, lightest, darkest)))
-
-    def lay(self, distance: F32, level: U8, out: U8) -> None:
-        """Print one channel, given every pixel's distance in pixels from the centre of a dot or line."""
-        index, printed, looked_up = (
-            scratch(f"screen.{use}", level.shape, dtype)
-            for use, dtype in (("index", np.intp), ("printed", np.float32), ("looked_up", np.float32))
-        )
-        index[...] = level
-        np.multiply(distance, np.float32(255.0), out=printed)
-        np.subtract(printed, np.take(self.edge, index, mode="clip", out=looked_up), out=printed)
-        np.add(printed, np.float32(127.5), out=printed)
-        np.maximum(printed, np.take(self.lightest, index, mode="clip", out=looked_up), out=printed)
-        np.minimum(printed, np.take(self.darkest, index, mode="clip", out=looked_up), out=printed)
-        np.add(printed, np.float32(0.5), out=printed)
-        out[...] = printed
+def _lay(ink_3V: F32, distance: F32, level: U8, out: U8) -> None:
+    """Print one channel, given every pixel's distance in pixels from the centre of a dot or line."""
+    index, printed, looked_up = (
+        scratch(f"screen.{use}", level.shape, dtype)
+        for use, dtype in (("index", np.intp), ("printed", np.float32), ("looked_up", np.float32))
+    )
+    edge, lightest, darkest = ink_3V
+    index[...] = level
+    np.multiply(distance, np.float32(255.0), out=printed)
+    np.subtract(printed, edge.take(index, mode="clip", out=looked_up), out=printed)
+    np.add(printed, np.float32(127.5), out=printed)
+    np.maximum(printed, lightest.take(index, mode="clip", out=looked_up), out=printed)
+    np.minimum(printed, darkest.take(index, mode="clip", out=looked_up), out=printed)
+    np.add(printed, np.float32(0.5), out=printed)
+    out[...] = printed
 
 
 def dots(canvas_BSSC: torch.Tensor, cell_BC: F32, angle_BC: F32) -> torch.Tensor:
@@ -67,22 +59,21 @@ def dots(canvas_BSSC: torch.Tensor, cell_BC: F32, angle_BC: F32) -> torch.Tensor
     source, target = canvas_BSSC.numpy(), out_BSSC.numpy()
     size = source.shape[1:3]
     y, x = (np.arange(n, dtype=np.float32) for n in size)
+    cell_BC1, angle_BC = cell_BC[..., None].astype(np.float64), angle_BC.astype(np.float64)
+    cos_BC, sin_BC = ((f(angle_BC) / cell_BC1[..., 0]).astype(np.float32) for f in (np.cos, np.sin))
+    ink_BC3V = _inks(*np.broadcast_arrays(dot_radii() * cell_BC1, cell_BC1**2))
 
     def one(i: int) -> None:
+        along, whole, distance = (scratch(f"screen.{use}", size, np.float32) for use in ("along", "whole", "distance"))
         for channel in range(source.shape[3]):
-            cell, angle = float(cell_BC[i, channel]), float(angle_BC[i, channel])
-            cos, sin = np.float32(np.cos(angle) / cell), np.float32(np.sin(angle) / cell)
-            along, whole, distance = (
-                scratch(f"screen.{use}", size, np.float32) for use in ("along", "whole", "distance")
-            )
+            cos, sin = cos_BC[i, channel], sin_BC[i, channel]
             distance[...] = 0.0
             for down, right in ((sin, cos), (cos, -sin)):  # lattice coordinates, in cells
                 np.add((y * down)[:, None], x * right, out=along)
                 np.subtract(along, np.rint(along, out=whole), out=along)
                 np.add(distance, np.multiply(along, along, out=along), out=distance)
-            np.multiply(np.sqrt(distance, out=distance), np.float32(cell), out=distance)
-            ink = _Ink.of(dot_radii() * cell, cell**2)
-            ink.lay(distance, source[i, :, :, channel], target[i, :, :, channel])
+            np.multiply(np.sqrt(distance, out=distance), cell_BC[i, channel], out=distance)
+            _lay(ink_BC3V[i, channel], distance, source[i, :, :, channel], target[i, :, :, channel])
 
     for_each_image(len(source), one)
     return out_BSSC
@@ -117,6 +108,8 @@ def lines(canvas_BSSC: torch.Tensor, pitch_B: F32, angle_B: F32) -> torch.Tensor
     source, target = canvas_BSSC.numpy(), out_BSSC.numpy()
     size = source.shape[1:3]
     y, x = (np.arange(n, dtype=np.float32) for n in size)
+    pitch_B1 = pitch_B[:, None].astype(np.float64)
+    ink_B3V = _inks(*np.broadcast_arrays(0.5 * _SHARE * pitch_B1, pitch_B1))
 
     def one(i: int) -> None:
         pitch, angle = float(pitch_B[i]), float(angle_B[i])
@@ -124,9 +117,8 @@ def lines(canvas_BSSC: torch.Tensor, pitch_B: F32, angle_B: F32) -> torch.Tensor
         np.add((y * np.float32(np.cos(angle) / pitch))[:, None], x * np.float32(-np.sin(angle) / pitch), out=distance)
         np.subtract(distance, np.rint(distance, out=whole), out=distance)
         np.multiply(np.abs(distance, out=distance), np.float32(pitch), out=distance)
-        ink = _Ink.of(0.5 * _SHARE * pitch, pitch)
         for channel in range(source.shape[3]):
-            ink.lay(distance, source[i, :, :, channel], target[i, :, :, channel])
+            _lay(ink_B3V[i], distance, source[i, :, :, channel], target[i, :, :, channel])
 
     for_each_image(len(source), one)
     return out_BSSC

@@ -36,24 +36,20 @@ def remap(canvas_BSSC: torch.Tensor, shift_B2SS: torch.Tensor) -> torch.Tensor:
     out_BSSC = torch.empty(canvas_BSSC.shape, dtype=torch.uint8)
     source, shift, target = canvas_BSSC.numpy(), shift_B2SS.numpy(), out_BSSC.numpy()
     height, width, channels = source.shape[1:]
-    x, y = np.arange(width, dtype=np.float32), np.arange(height, dtype=np.float32)[:, None]
-    step_x, step_y = _steps(height, width)
+    position_2SS = np.indices((height, width), np.float32)[::-1]
+    step_211 = np.array(_steps(height, width), np.float32)[:, None, None]
 
     def one(i: int) -> None:
-        grid = scratch("remap.grid", (height, width, 2), np.float32)
-        along = scratch("remap.along", (height, width), np.float32)
-        for axis, (position, step) in enumerate(((x, step_x), (y, step_y))):
-            np.add(shift[i, axis], position, out=along)
-            np.multiply(along, np.float32(step), out=along)
-            np.subtract(along, 1.0, out=grid[..., axis])
-        planes = scratch("remap.planes", (channels, height, width), np.float32)
-        for channel in range(channels):  # a third of the time of a transposed copy
-            planes[channel] = source[i, :, :, channel]
+        grid_1SS2 = scratch("remap.grid", (1, height, width, 2), np.float32)
+        along_2SS = scratch("remap.along", (2, height, width), np.float32)
+        np.add(shift[i], position_2SS, out=along_2SS)
+        np.multiply(along_2SS, step_211, out=along_2SS)
+        np.subtract(along_2SS, 1.0, out=grid_1SS2[0].transpose(2, 0, 1))
+        planes_1CSS = scratch("remap.planes", (1, channels, height, width), np.float32)
+        planes_1CSS[0] = source[i].transpose(2, 0, 1)
         # grid_sample parallelises over images only: a batch of one stays on this thread
-        moved = _sample(torch.from_numpy(planes)[None], torch.from_numpy(grid)[None]).numpy()[0]
-        moved += 0.5
-        for channel in range(channels):
-            target[i, :, :, channel] = moved[channel]
+        moved_1CSS = _sample(torch.from_numpy(planes_1CSS), torch.from_numpy(grid_1SS2)).numpy()
+        np.add(moved_1CSS[0], 0.5, out=target[i].transpose(2, 0, 1), casting="unsafe")
 
     for_each_image(len(source), one)
     return out_BSSC
@@ -147,14 +143,11 @@ def zoom_blur(canvas_BSSC: torch.Tensor, zoom_B: F32) -> torch.Tensor:
         total, half, moved = (
             scratch(f"zoom.{use}", (channels, side, side), np.float32) for use in ("total", "half", "moved")
         )
-        for channel in range(channels):
-            total[channel] = source[i, :, :, channel]
+        total[...] = source[i].transpose(2, 0, 1)
         for stage in _stages(side, float(zoom_B[i])):
             np.add(total, stage.across(stage.down(total, half), moved), out=total)
         np.multiply(total, np.float32(1.0 / 2**ZOOM_STAGES), out=total)
-        np.add(total, np.float32(0.5), out=total)
-        for channel in range(channels):
-            target[i, :, :, channel] = total[channel]
+        np.add(total, np.float32(0.5), out=target[i].transpose(2, 0, 1), casting="unsafe")
 
     for_each_image(len(source), one)
     return out_BSSC
