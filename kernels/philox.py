@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import ctypes
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import cache
+from itertools import accumulate
 from typing import Any
 
 import numpy as np
@@ -38,6 +39,7 @@ def image_keys(seed: int, keys: Sequence[str]) -> U64:
     return np.frombuffer(b"".join(digests), dtype="<u8").astype(np.uint64)
 
 
+@cache
 def name_word(name: str) -> int:
     """The 64 counter bits of a transformation's name."""
     return int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), "little")
@@ -63,24 +65,33 @@ def philox_4x32(counter: Sequence[U64], key: Sequence[U64]) -> tuple[U64, U64, U
     return c0, c1, c2, c3
 
 
+def words_of(
+    keys_B: U64, wanted: Sequence[tuple[str, int]], *, stream: int = PARAMETERS
+) -> Iterator[NDArray[np.uint32]]:
+    """:func:`words` of several transformations, given by name and count, from one call of the generator."""
+    blocks_T = [-(-count // 4) for _, count in wanted]
+    name_N = np.repeat(np.array([name_word(name) for name, _ in wanted], np.uint64), blocks_T)
+    block_N = np.concatenate([np.arange(0), *map(np.arange, blocks_T)]).astype(np.uint64)
+    counter = block_N, np.full(1, stream, np.uint64), name_N & _MASK, name_N >> _SHIFT
+    lanes = philox_4x32(counter, ((keys_B & _MASK)[:, None], (keys_B >> _SHIFT)[:, None]))
+    words_BN = np.stack(lanes, axis=-1).astype(np.uint32).reshape(len(keys_B), 4 * len(block_N))
+    for (_, count), blocks, end in zip(wanted, blocks_T, accumulate(blocks_T), strict=True):
+        yield words_BN[:, 4 * (end - blocks) :][:, :count]
+
+
 def words(keys_B: U64, name: str, count: int, *, stream: int = PARAMETERS) -> NDArray[np.uint32]:
     """Random words of a transformation. Shape: (B, count) uint32; word j is lane j % 4 of block j // 4."""
-    blocks = -(-count // 4)
-    name64 = name_word(name)
-    counter = (
-        np.arange(blocks, dtype=np.uint64)[None, :],
-        np.full((1, 1), stream, np.uint64),
-        np.full((1, 1), name64 & 0xFFFFFFFF, np.uint64),
-        np.full((1, 1), name64 >> 32, np.uint64),
-    )
-    key = ((keys_B & _MASK)[:, None], (keys_B >> _SHIFT)[:, None])
-    lanes = philox_4x32(counter, key)
-    return np.stack(lanes, axis=-1).astype(np.uint32).reshape(len(keys_B), blocks * 4)[:, :count]
+    return next(words_of(keys_B, [(name, count)], stream=stream))
 
 
-def uniforms(keys_B: U64, name: str, count: int, *, stream: int = PARAMETERS) -> NDArray[np.float64]:
+def uniforms_of(keys_B: U64, wanted: Sequence[tuple[str, int]]) -> Iterator[NDArray[np.float64]]:
+    """:func:`uniforms` of several transformations, given by name and count, from one call of the generator."""
+    return (np.multiply(words, 2.0**-32, dtype=np.float64) for words in words_of(keys_B, wanted))
+
+
+def uniforms(keys_B: U64, name: str, count: int) -> NDArray[np.float64]:
     """Uniform random numbers in [0, 1) of a transformation. Shape: (B, count) float64."""
-    return np.multiply(words(keys_B, name, count, stream=stream), 2.0**-32, dtype=np.float64)
+    return next(uniforms_of(keys_B, [(name, count)]))
 
 
 def bits16(key: np.uint64, name: str, out: NDArray[np.uint16], *, stream: int = NOISE) -> None:

@@ -144,7 +144,7 @@ class VariantMaker:
         while transformations and transformations[0].made_by == "identity":
             yield transformations.pop(0).name, canvas_BSSC
         keys_B = philox.image_keys(self.seed, keys)
-        drawn = {t.name: t.draw(keys_B, self.side, test_B) for t in transformations}
+        drawn = base.draw(transformations, keys_B, self.side, test_B)
         elsewhere = [t for t in transformations if t.made_by == "library"]
         if not elsewhere:
             yield from self._here(canvas_BSSC, transformations, drawn, keys_B, None, real)

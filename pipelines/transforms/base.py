@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from typing import Any, Literal, Protocol, TypeVar, get_args
@@ -267,10 +267,7 @@ class Transformation:
         Returns:
             arrays whose first axis is B, and graphs' arguments of other kinds, by name.
         """
-        arguments: dict[str, Any] = dict(self._sampled(keys_B, side))
-        if self.split_assets:
-            arguments["test_B"] = np.zeros(len(keys_B), np.bool_) if test_B is None else test_B
-        return dict(self.prepare(arguments, side)) if self.prepare else arguments
+        return draw([self], keys_B, side, test_B)[self.name]
 
     def seeds(self, keys_B: NDArray[np.uint64]) -> NDArray[np.uint32]:
         """Seeds of a library's generators for a batch of images. Shape: (B,)."""
@@ -279,16 +276,37 @@ class Transformation:
     def values(self, keys_B: NDArray[np.uint64]) -> dict[str, NDArray[np.float32]]:
         """The parameters of a batch of images in their units, by name. Shape: (B,) or (B, k); px are of `CANVAS`."""
         units = {parameter.name: parameter.unit for parameter in self.parameters}
-        sampled = self._sampled(keys_B, CANVAS)
+        sampled = next(_sampled([self], keys_B, CANVAS))
         return {name: value / np.float32(_unit_scale(units[name], CANVAS)) for name, value in sampled.items()}
 
-    def _sampled(self, keys_B: NDArray[np.uint64], side: int) -> dict[str, NDArray[np.float32]]:
-        u_BP = philox.uniforms(keys_B, self.stream or self.name, sum(p.draws for p in self.parameters))
+
+def draw(
+    transformations: Sequence[Transformation],
+    keys_B: NDArray[np.uint64],
+    side: int,
+    test_B: NDArray[np.bool_] | None = None,
+) -> dict[str, dict[str, Argument]]:
+    """:meth:`Transformation.draw` of several, by name, from one call of the generator."""
+    drawn = {}
+    for transformation, sampled in zip(transformations, _sampled(transformations, keys_B, side), strict=True):
+        arguments: dict[str, Any] = sampled
+        if transformation.split_assets:
+            arguments["test_B"] = np.zeros(len(keys_B), np.bool_) if test_B is None else test_B
+        prepare = transformation.prepare
+        drawn[transformation.name] = dict(prepare(arguments, side)) if prepare else arguments
+    return drawn
+
+
+def _sampled(
+    transformations: Sequence[Transformation], keys_B: NDArray[np.uint64], side: int
+) -> Iterator[dict[str, Any]]:
+    wanted = [(each.stream or each.name, sum(p.draws for p in each.parameters)) for each in transformations]
+    for transformation, u_BP in zip(transformations, philox.uniforms_of(keys_B, wanted), strict=True):
         found, start = {}, 0
-        for parameter in self.parameters:
+        for parameter in transformation.parameters:
             found[parameter.name] = parameter.sample(u_BP[:, start : start + parameter.draws], side)
             start += parameter.draws
-        return found
+        yield found
 
 
 REGISTRY: Registry[Transformation] = Registry("transformation", TRANSFORMATIONS)
