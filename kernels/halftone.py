@@ -42,8 +42,7 @@ def _lay(ink_3V: F32, distance: F32, level: U8, out: U8) -> None:
     np.add(printed, np.float32(127.5), out=printed)
     np.maximum(printed, lightest.take(index, mode="clip", out=looked_up), out=printed)
     np.minimum(printed, darkest.take(index, mode="clip", out=looked_up), out=printed)
-    np.add(printed, np.float32(0.5), out=printed)
-    out[...] = printed
+    np.add(printed, np.float32(0.5), out=out, casting="unsafe")
 
 
 def dots(canvas_BSSC: torch.Tensor, cell_BC: F32, angle_BC: F32) -> torch.Tensor:
@@ -67,12 +66,12 @@ def dots(canvas_BSSC: torch.Tensor, cell_BC: F32, angle_BC: F32) -> torch.Tensor
         along, whole, distance = (scratch(f"screen.{use}", size, np.float32) for use in ("along", "whole", "distance"))
         for channel in range(source.shape[3]):
             cos, sin = cos_BC[i, channel], sin_BC[i, channel]
-            distance[...] = 0.0
-            for down, right in ((sin, cos), (cos, -sin)):  # lattice coordinates, in cells
-                np.add((y * down)[:, None], x * right, out=along)
-                np.subtract(along, np.rint(along, out=whole), out=along)
-                np.add(distance, np.multiply(along, along, out=along), out=distance)
-            np.multiply(np.sqrt(distance, out=distance), cell_BC[i, channel], out=distance)
+            for down, right, square in ((sin, cos, distance), (cos, -sin, along)):  # of lattice coordinates, in cells
+                np.add((y * down)[:, None], x * right, out=square)
+                np.subtract(square, np.rint(square, out=whole), out=square)
+                np.multiply(square, square, out=square)
+            np.sqrt(np.add(distance, along, out=distance), out=distance)
+            np.multiply(distance, cell_BC[i, channel], out=distance)
             _lay(ink_BC3V[i, channel], distance, source[i, :, :, channel], target[i, :, :, channel])
 
     for_each_image(len(source), one)
