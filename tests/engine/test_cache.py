@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -37,3 +38,19 @@ def test_a_blob_that_openvino_refuses_is_compiled_anew(own: Path, capsys: pytest
     assert second.inputs == first.inputs
     OpenVINOGraph(onnx, precision="fp32", threads=1, cache_dir="blobs")
     assert capsys.readouterr().err == ""
+
+
+def test_openvino_takes_any_layout_and_reuses_requests() -> None:
+    compiled = OpenVINOGraph(graph(), precision="fp32", threads=2, streams=2)
+    canvas = np.random.default_rng(0).integers(0, 256, (40, SIDE, SIDE, 3), dtype=np.uint8)
+    (name,) = compiled.outputs
+    alone = [compiled(canvas[i : i + 2])[name] for i in range(0, 40, 2)]
+    assert len({one.tobytes() for one in alone}) == len(alone)  # copies, that later runs do not overwrite
+    assert not np.shares_memory(alone[0], alone[1])
+    canvas.flags.writeable = False
+    pieces = ([canvas[i : i + 2]] for i in range(0, 40, 2))
+    for one, outputs in zip(alone, compiled.run(pieces), strict=True):
+        assert np.array_equal(one, outputs[name])
+    turned = np.ascontiguousarray(canvas[:2, ::-1])
+    assert np.array_equal(compiled(canvas[:2, ::-1])[name], compiled(turned)[name])
+    assert len(compiled.idle) <= compiled.waiting

@@ -195,6 +195,12 @@ def test_errors_come_out(threads: int) -> None:
         dispatch.for_each_image(4, work)
 
 
+def test_each_image_is_worked_on_once(threads: int) -> None:
+    seen: list[int] = []
+    dispatch.for_each_image(100, seen.append)
+    assert sorted(seen) == list(range(100))
+
+
 def test_a_forked_process_has_its_own_threads(threads: int) -> None:
     dispatch.for_each_image(4, lambda _: None)  # the parent's threads exist
     child = multiprocessing.get_context("fork").Process(target=dispatch.for_each_image, args=(4, lambda _: None))

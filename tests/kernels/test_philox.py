@@ -49,6 +49,14 @@ def test_words_have_the_documented_counter() -> None:
         assert got[i].tolist() == [word for block in blocks for word in block][:11]
 
 
+def test_words_of_several_transformations_are_those_of_each() -> None:
+    keys = philox.image_keys(3, ["a", "b", "c"])
+    wanted = [("elastic", 5), ("identity", 0), ("swirl", 8), ("elastic", 1)]
+    for (name, count), got in zip(wanted, philox.words_of(keys, wanted), strict=True):
+        assert got.shape == (3, count)
+        assert np.array_equal(got, philox.words(keys, name, 12)[:, :count])
+
+
 @pytest.mark.parametrize("compiled", [True, False])
 @pytest.mark.parametrize("count", [0, 7, 256, 257])
 def test_bits_are_halves_of_the_words(monkeypatch: pytest.MonkeyPatch, count: int, compiled: bool) -> None:
