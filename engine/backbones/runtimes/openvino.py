@@ -163,7 +163,7 @@ class OpenVINOGraph:
 
         request = self.idle.pop() if self.idle else self.compiled.create_infer_request()
         shared = [np.require(array, requirements=("C", "W")) for array in inputs]
-        for i, array in enumerate(shared):  # what start_async does with inputs takes ten times as long
+        for i, array in enumerate(shared):  # start_async takes several times as long for it
             request.set_input_tensor(i, Tensor(array, shared_memory=True))
         request.start_async()
         return functools.partial(self._outputs, request, shared)
