@@ -39,17 +39,20 @@ registry.register_family(registry.Family("mine", "<name>", "mine", load))
 
 
 SOURCE = """
+from dataclasses import replace
 from substyle.pipelines.sources import FolderSource
 from substyle.pipelines.sources.base import register_source
+from substyle.pipelines.sources.wrapped import Changed
 
 @register_source("mine", members=(".mine",), endings=(".mine",))
-class Mine(FolderSource):
+class Mine(Changed):
     def __init__(self, root, config):
-        super().__init__(root)
-        self.options = config.options()
+        super().__init__(FolderSource(root), lambda record: replace(record, read=lambda: b"mine"))
+        self.config = config
 
-    def _read(self, place):
-        return b"mine"
+    @property
+    def options(self):
+        return self.config.options()
 """
 
 
