@@ -53,6 +53,7 @@ ALLOWED = {
     ("engine/study/explore.py", "shutil"): "copies the page that embedding-atlas has made to a new folder",
     ("engine/study/explore.py", "copytree"): "the same",
     ("engine/embedding/variants.py", "open for writing"): "a tar in a file of files.replacing",
+    ("engine/embedding/ray_worker.py", "pickle"): "what the run has sent over Ray, which pickles all messages",
     ("engine/backbones/weights.py", "pickle"): "the name of an error; torch loads weights only",
     ("engine/backbones/families/timm.py", "__import__"): "the module of a network that timm has made",
     ("pipelines/processes.py", "truncate"): "memory without a name, not a file",

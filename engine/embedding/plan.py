@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache, cached_property
+from itertools import chain
 
 import numpy as np
 from numpy.typing import NDArray
@@ -112,6 +113,10 @@ class EmbedPlan:
     def sources(self) -> tuple[Source, ...]:
         """The source, and the others of the store."""
         return self.source, *self.match.others
+
+    def readable(self) -> Iterator[ImageRecord]:
+        """Iterate over the photographs of all sources."""
+        return chain.from_iterable(source.records for source in self.sources)
 
     @property
     def readers(self) -> int:

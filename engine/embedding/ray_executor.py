@@ -204,7 +204,7 @@ class WorkerPool:
             if slot.shard is None:
                 slot.shard = self.queue.take(slot.number, self.slots.keys())
                 if slot.shard is not None:
-                    self._call(slot, "fill", self.shards(slot.shard, self.lacking[slot.shard]))
+                    self._call(slot, "fill", pickled(self.shards(slot.shard, self.lacking[slot.shard])))
             elif (slot.number, "progress") not in pending:
                 self._call(slot, "progress")
 
@@ -308,6 +308,14 @@ class WorkerPool:
         return f"shard {shard} (rows {shard * rows} to {(shard + 1) * rows - 1})"
 
 
+def pickled(value: object) -> bytes:
+    """Pickle a value for a worker, with functions that are defined inside others."""
+    from ray import cloudpickle
+
+    data: bytes = cloudpickle.dumps(value)
+    return data
+
+
 def _reason(error: Exception) -> str:
     """Why a worker failed, in a line."""
     cause = getattr(error, "cause", None)  # of Ray's wrapper around other errors than SubstyleError
@@ -358,8 +366,7 @@ def _run(config: ExecutorConfig, cluster: Cluster, backbones: Sequence[BackboneC
         backbones=tuple(backbones),
         settings=plan.pipeline.settings,
         config=plan.pipeline.config,
-        samples=plan.by_key(task.store.calibration),
-        visible=tuple(plan.visible()),
+        photographs=pickled((plan.by_key(task.store.calibration), plan.visible())),
         remedies=plan.remedies,
         readers=plan.readers,
         run_code=code_allowed(),

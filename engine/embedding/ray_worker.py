@@ -7,8 +7,8 @@ with `--part` does; pixels and embeddings never leave it. This module does not i
 from __future__ import annotations
 
 import os
+import pickle
 import socket
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,14 +16,13 @@ from substyle import files
 from substyle.engine.config import BackboneChoice, EmbedConfig, Settings
 from substyle.engine.embedding.blobs import read
 from substyle.engine.embedding.loop import EmbedSummary, Loop
-from substyle.engine.embedding.plan import ShardTask, samples
+from substyle.engine.embedding.plan import samples
 from substyle.engine.embedding.prepare import PixelPipeline, prepare_backbones
 from substyle.engine.store import lock
 from substyle.engine.store.identity import Remedies
 from substyle.engine.store.store import EmbeddingStore
 from substyle.errors import ConfigError
 from substyle.pipelines.plugins import ALLOW
-from substyle.pipelines.sources import ImageRecord
 from substyle.pipelines.storage import Place
 from substyle.pipelines.transforms.registry import load_plugin
 
@@ -40,8 +39,8 @@ class WorkerSpec:
         part: shards that the run owns.
         run: id of the run that holds the lock.
         backbones, settings, config: what to embed, and how.
-        samples: photographs to check backbones with, by key.
-        visible: a photograph of each source that the machine of the run can read.
+        photographs: pickled, since a plug-in may define them: those to check backbones with, by key, and one of each
+            source that the machine of the run can read.
         remedies, readers: of the plan.
         run_code: whether the user lets code run that files name.
     """
@@ -55,8 +54,7 @@ class WorkerSpec:
     backbones: tuple[BackboneChoice, ...]
     settings: Settings
     config: EmbedConfig
-    samples: Mapping[str, ImageRecord]
-    visible: tuple[ImageRecord, ...]
+    photographs: bytes
     remedies: Remedies
     readers: int
     run_code: bool = False
@@ -96,22 +94,26 @@ class Worker:
         for plugin in spec.plugins:
             load_plugin(plugin)
         store = EmbeddingStore.open(spec.store)
-        for record in spec.visible:  # else all photographs would be quarantined
+        checked, visible = pickle.loads(spec.photographs)
+        for record in visible:  # else all photographs would be quarantined
             if (blob := read(record)).reason:
                 raise ConfigError("IMAGES", record.key, f"photographs that all machines see ({blob.reason})")
         pipeline = PixelPipeline(spec.settings, spec.config)
         store.require_definitions(pipeline.definitions)  # plug-ins and suite files may have changed since the run began
-        compiled = prepare_backbones(spec.backbones, samples(store, pipeline, spec.samples), quiet=True)
+        compiled = prepare_backbones(spec.backbones, samples(store, pipeline, checked), quiet=True)
         described = [facts for backbone in compiled for facts in backbone.describe()]
         with lock.mutex(spec.store):  # another processor's pixels are recorded
             entries = [store.ensure_backbone(facts, pipeline.definitions) for facts in described]
         self._loop = Loop(store, pipeline, entries, compiled, spec.run, spec.remedies, spec.readers)
 
-    def fill(self, task: ShardTask) -> EmbedSummary | None:
-        """Embed a shard. Returns what was done, or None if `stop` was called before it was finished."""
+    def fill(self, task: bytes) -> EmbedSummary | None:
+        """Embed a shard, given as a pickled `ShardTask`.
+
+        Returns what was done, or None if `stop` was called before it was finished.
+        """
         self._embedded, summary = 0, EmbedSummary()
         try:
-            self._loop.run([task], summary, self._arrived, self._require_lock)
+            self._loop.run([pickle.loads(task)], summary, self._arrived, self._require_lock)
         except _Stopped:
             return None
         return summary

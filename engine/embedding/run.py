@@ -171,14 +171,16 @@ def repair(plan: EmbedPlan, store: EmbeddingStore) -> None:
 def _remove_missing(plan: EmbedPlan, store: EmbeddingStore, *, quiet: bool) -> None:
     """Remove photographs from a store that its sources do not have any more."""
     with lock.hold(plan.store_path, lock.new_run_id(), take_over=plan.take_over), lock.mutex(plan.store_path):
-        gone = plan.matched(store, quiet=quiet).match.gone
+        plan = plan.matched(store, quiet=quiet)
+        gone, images = plan.match.gone, store.manifest()
+        left = {images.keys[n] for n in np.flatnonzero(~np.isin(images.row_N, gone))}
+        calibration = [key for key in store.calibration if key in left]
+        if not calibration:
+            calibration = gate_keys([record for record in plan.readable() if record.key in left], store.settings.seed)
+        compaction.clear_leftovers(store.path)
+        remove(store, gone, calibration)
+        compaction.compact(store.path)
         if len(gone):
-            images = store.manifest()
-            removed = {images.keys[n] for n in np.flatnonzero(np.isin(images.row_N, gone))}
-            calibration = [key for key in store.calibration if key not in removed]
-            compaction.clear_leftovers(store.path)
-            remove(store, gone, calibration or gate_keys(plan.records(), store.settings.seed))
-            compaction.compact(store.path)
             print(f"{store.path}: {len(gone)} photographs are removed; results before still show them", file=sys.stderr)
 
 

@@ -79,6 +79,36 @@ def withdraw(store: Place, broken: Mapping[tuple[int, str], Set[str]], damaged: 
     _remove(store, [*listed.loose, *replaced])
 
 
+Said = tuple[int, str, tuple[str, ...]]  # shard, backbone and transformations of a record
+
+
+def said(record: Record) -> Said:
+    """What a record is about; another record of the same is a copy of it, or an earlier state."""
+    return record.shard, record.backbone, tuple(sorted(record.checksums))
+
+
+def exchange(store: Place, new: Mapping[Said, Record | None]) -> None:
+    """Replace records of the journal, or remove them: None. The caller must own the store."""
+    listed, replaced = journal.files(store), list[Place]()
+    sizes = (store / journal.FOLDER).sizes()
+    for records in _groups(listed.loose, sizes):
+        _write(store, _exchanged(records, new))
+    for path in listed.tables:
+        records = journal.read_file(path)
+        if (left := _exchanged(records, new)) != records:
+            _write(store, left)
+            replaced.append(path)
+    _remove(store, [*listed.loose, *replaced])
+
+
+def _exchanged(records: Mapping[int, Record], new: Mapping[Said, Record | None]) -> dict[int, Record]:
+    found = {}
+    for number, record in records.items():
+        if (other := new.get(said(record), record)) is not None:
+            found[number if other == record else identity(other.to_json().encode())] = other
+    return found
+
+
 def _groups(paths: Sequence[Place], sizes: Mapping[Place, int]) -> Iterator[dict[int, Record]]:
     """Records of files in groups of at most `BYTES`."""
     group: list[Place] = []

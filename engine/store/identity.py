@@ -243,6 +243,9 @@ def match(
             difference = diff(check, i, each)
             _require_described(check, manifest.sources[i], each, difference, fractions if i == number else None)
             if remove_missing:
+                if (skipped := each.understood.left_out).total and difference.gone:
+                    why = f"{skipped.total} files are left out{skipped.first()}: photographs in them would be removed"
+                    raise PhotographsError(f"{each.root}: {why}; repair them, or move them away")
                 gone |= difference.gone
                 left = [file for file in difference.missing if file.row not in difference.gone]
                 difference = dataclasses.replace(difference, missing=left)

@@ -253,6 +253,8 @@ def _write(store: EmbeddingStore, entry: BackboneEntry, found: _Given, run: str)
     done_S = store.finished().finished(entry.slug, names, store.shards()).all(axis=1)
     for shard in np.flatnonzero(~done_S).tolist():
         own = manifest.between(shard * rows, (shard + 1) * rows)
+        if own.start == own.stop:  # its photographs were removed
+            continue
         row_B = manifest.row_N[own]
         n_R = np.full(int(row_B[-1]) + 1 - shard * rows, -1, np.int64)  # padding and quarantined images stay -1
         n_R[row_B - shard * rows] = [number.get(key, -1) for key in manifest.keys[own]]

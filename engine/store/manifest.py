@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import lru_cache
@@ -50,6 +51,7 @@ _SCHEMA = pa.schema(
 _CODED = pa.schema([(f.name, pa.dictionary(pa.int32(), f.type) if f.type == pa.string() else f.type) for f in _SCHEMA])
 _ROW_BYTES = 0.5  # least size of a row: a key of consecutive ones, compressed, takes about two bytes
 _SOURCE = b"substyle.source"
+_NAME = re.compile(r"segment-\d{5,}(-\d+)?-[0-9a-f]{16}\.parquet")
 _MOST_SHARDS = 1 << 24  # without an image for each: what they hold may have been removed
 
 
@@ -232,6 +234,8 @@ def segments(store: Place) -> list[Place]:
     """List the manifest's files in order. Raises StoreError if one is missing."""
     latest: dict[int, Place] = {}
     for _, number, path in sorted((_version(path), _number(path), path) for path in _files(store)):
+        if number in latest and _version(latest[number]) == _version(path):
+            raise StoreError(f"{store}: two manifest segments {number:05d}: {latest[number].name}, {path.name}")
         latest[number] = path
     for number, (found, path) in enumerate(sorted(latest.items())):
         if found != number:
@@ -240,7 +244,7 @@ def segments(store: Place) -> list[Place]:
 
 
 def _files(store: Place) -> list[Place]:
-    return list((store / FOLDER).glob("segment-[0-9]*.parquet"))
+    return [path for path in (store / FOLDER).glob("segment-[0-9]*.parquet") if _NAME.fullmatch(path.name)]
 
 
 def _number(path: Place) -> int:

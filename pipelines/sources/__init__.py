@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 
 from substyle.errors import ConfigError, MissingError, abbreviated
@@ -148,6 +149,10 @@ def open_source(path: str | Path, config: SourceConfig | None = None) -> Source:
     if source.options.get("kind") != kind:  # a store would reopen it as another
         raise ConfigError(f"options of source kind {kind}", dict(source.options), f"kind = {kind}")
     code = KINDS[kind].code
+    if code and any(one.key >= other.key for one, other in pairwise(source.records)):
+        raise ConfigError(
+            f"source kind {kind}", "records in another order", "records sorted by key, without repetition"
+        )
     source = Changed(source, partial(_marked, code)) if code else source
     return Grouped(source, config.group) if config.group else source
 

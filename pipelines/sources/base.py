@@ -135,7 +135,6 @@ class LeftOut:
         return f" ({self.reasons[0]})" if self.reasons else ""
 
 
-
 # names of splits in lower case; `labels.split_word` ignores case
 SPLIT_FOLDERS = {
     "train": "train",

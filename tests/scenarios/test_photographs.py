@@ -12,7 +12,7 @@ import pytest
 from tests.conftest import jpeg, photograph, slow_after
 from tests.scenarios.scene import SUITE, Scene, edit, numbers, rows, write
 
-from substyle.engine.store import manifest
+from substyle.engine.store import compaction
 from substyle.engine.store.store import EmbeddingStore
 
 # --- in place ---------------------------------------------------------------------------------------------------------
@@ -68,15 +68,16 @@ def test_missing_photographs_are_removed(scene: Scene, gone: str, dies: bool, mo
     scene.embed(scene.photos, backbone="control:statistics")
     before, paths = rows(store), [path for pattern in GONE[gone] for path in sorted(scene.photos.glob(pattern))]
     removed = {scene.key(path): path.read_bytes() for path in paths}
+    left = {row: value for row, value in before.items() if row[0] not in removed}
     for path in paths:
         path.unlink()
     scene.refused(*scene.embedding(scene.photos), kind="PhotographsError", field="images")
     if dies:
         with monkeypatch.context() as patch:
-            patch.setattr(manifest, "remove", interrupted)
+            patch.setattr(compaction, "exchange", interrupted)
             assert scene.command(*scene.embedding(scene.photos, "--remove-missing"))[0] == 130
+        assert rows(store) == left
     assert scene.embed(scene.photos, "--remove-missing")["new_shards"] == 0
-    left = {row: value for row, value in before.items() if row[0] not in removed}
     assert rows(store) == left
     verdict = scene.ok("verify", store)
     assert (verdict["ok"], verdict["complete"], verdict["findings"]) == (True, True, [])
@@ -92,6 +93,15 @@ def test_missing_photographs_are_removed(scene: Scene, gone: str, dies: bool, mo
     assert {row: value for row, value in again.items() if row in fresh} == fresh
     assert len(again) == len(fresh) // 3 * 4
     assert scene.ok("verify", store)["ok"]
+
+
+def test_photographs_that_could_not_be_listed_are_not_removed(scene: Scene) -> None:
+    scene.embed(scene.photos)
+    path = scene.one()
+    path.unlink()
+    path.symlink_to(scene.root / "nothing")
+    message = scene.refused(*scene.embedding(scene.photos, "--remove-missing"), kind="PhotographsError", field="images")
+    assert "1 files are left out" in message
 
 
 def test_a_damaged_shard_is_not_written_again_as_if_it_were_sound(scene: Scene) -> None:

@@ -15,7 +15,7 @@ from tests.engine.embedding.ray.shards import ROWS, WHITE, photographs
 from tests.object_server import Server
 
 from substyle.engine.config import BackboneChoice, EmbedConfig, Settings
-from substyle.engine.embedding.plan import EmbedPlan, ShardTask
+from substyle.engine.embedding.plan import EmbedPlan
 from substyle.engine.embedding.prepare import PixelPipeline
 from substyle.engine.embedding.ray_worker import Worker, WorkerSpec
 from substyle.engine.embedding.run import embed
@@ -62,8 +62,7 @@ def spec_of(plan: EmbedPlan, store: Path) -> WorkerSpec:
         backbones=(PIXELS,),
         settings=SETTINGS,
         config=CONFIG,
-        samples=plan.by_key(EmbeddingStore.open(store).calibration),
-        visible=tuple(plan.visible()),
+        photographs=pickle.dumps((plan.by_key(EmbeddingStore.open(store).calibration), plan.visible())),
         remedies=plan.remedies,
         readers=plan.readers,
     )
@@ -74,11 +73,11 @@ def planned(images: Path, store: Path) -> EmbedPlan:
 
 
 @pytest.fixture
-def shard(whole: tuple[Path, Path]) -> Callable[[int], ShardTask]:
+def shard(whole: tuple[Path, Path]) -> Callable[[int], bytes]:
     """Work on a shard, as another process gets it."""
     images, store = whole
     shards = planned(images, store).shards(EmbeddingStore.open(store))
-    return lambda number: pickle.loads(pickle.dumps(shards(number, ALL)))  # type: ignore[no-any-return]
+    return lambda number: pickle.dumps(shards(number, ALL))
 
 
 def test_it_refuses_a_transformation_that_is_defined_otherwise(
@@ -101,10 +100,10 @@ def test_it_refuses_photographs_that_its_machine_does_not_see(
 
 
 def test_it_holds_neither_photographs_nor_notes_of_other_shards(
-    order: WorkerSpec, shard: Callable[[int], ShardTask], monkeypatch: pytest.MonkeyPatch
+    order: WorkerSpec, shard: Callable[[int], bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     work = shard(WHITE)
-    assert list(work.keys) == [f"{i:03d}.jpg" for i in range(WHITE * ROWS, WHITE * ROWS + ROWS)]
+    assert list(pickle.loads(work).keys) == [f"{i:03d}.jpg" for i in range(WHITE * ROWS, WHITE * ROWS + ROWS)]
     for name in ("manifest", "notes"):
         monkeypatch.delattr(EmbeddingStore, name)
     worker = Worker(order)
@@ -131,12 +130,12 @@ def test_it_reads_of_a_bucket_what_it_embeds(bucket: ObjectPlace, server: Server
         first = images["000.jpg"]  # to see whether it can
         assert sum(server.sent.values()) == len(first)
         shards = plan.shards(EmbeddingStore.open(store))
-        assert worker.fill(pickle.loads(pickle.dumps(shards(WHITE, ALL)))) is not None
+        assert worker.fill(pickle.dumps(shards(WHITE, ALL))) is not None
     own = list(images.values())[WHITE * ROWS :]
     assert sum(server.sent.values()) == len(first) + sum(map(len, own))
 
 
-def test_it_stops_when_asked_and_leaves_the_shard(order: WorkerSpec, shard: Callable[[int], ShardTask]) -> None:
+def test_it_stops_when_asked_and_leaves_the_shard(order: WorkerSpec, shard: Callable[[int], bytes]) -> None:
     before = shards_of(order.store)
     worker = Worker(order)
     worker.prepare()
@@ -146,7 +145,7 @@ def test_it_stops_when_asked_and_leaves_the_shard(order: WorkerSpec, shard: Call
     assert shards_of(order.store) == before
 
 
-def test_it_writes_no_more_once_another_run_has_the_store(order: WorkerSpec, shard: Callable[[int], ShardTask]) -> None:
+def test_it_writes_no_more_once_another_run_has_the_store(order: WorkerSpec, shard: Callable[[int], bytes]) -> None:
     before = shards_of(order.store)
     path = order.store / lock.NAME
     mine = path.read_bytes()
