@@ -35,7 +35,7 @@ _numbers = count()  # for the names of stores
 
 
 def run(quick: bool) -> list[Row]:
-    """Measure one backbone, two in one pass, and a plain script on the same photographs."""
+    """Measure one backbone, two in one pass, and a plain eager script on the same photographs."""
     lite0 = networks.ungated(LITE0, "bf16")
     networks.pipeline().maker(networks.pipeline().settings.transformations)  # compiles the style network
     with tempfile.TemporaryDirectory(prefix="substyle-bench-") as place:
@@ -130,10 +130,11 @@ def _against_script(
 
     backbone.embed(networks.canvases(BATCH))  # warm up: the script's time does not include loading its network
     contenders = {OURS: _filler(folder, [backbone], images)}
-    contenders["a plain script"] = script
+    contenders["a plain eager script"] = script
     if channels_last:
-        contenders["a plain script, channels_last"] = partial(script, "--channels-last")
+        contenders["a plain eager script, channels_last"] = partial(script, "--channels-last")
     timings = interleave(contenders, repeats=1, warmup=0)
     variants = images * len(networks.pipeline().settings.transformations)
     facts = {"gate": "bypassed, for speed only"}
-    return Row(f"31 variants, {SHOWN[name]}, against a plain script", "embeddings", variants, timings, facts=facts)
+    title = f"31 variants, {SHOWN[name]}, against a plain eager script"
+    return Row(title, "embeddings", variants, timings, facts=facts)

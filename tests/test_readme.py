@@ -126,11 +126,11 @@ def test_the_performance_table_is_that_of_the_kept_results() -> None:
     assert {d["benchmark"] for d in documents} == set(kept.BENCHMARKS)
     assert not any(d["quick"] for d in documents)
     assert kept.page() == TEXT[kept.PAGE]
-    row = r"end_to_end: 31 variants, EfficientNet-Lite0, .* \| ([\d.]+) × a plain script, ([\d.]+) ×"
+    row = r"end_to_end: 31 variants, EfficientNet-Lite0, .* \| ([\d.]+) × a plain eager script, ([\d.]+) ×"
     ((times, last),) = re.findall(row, kept.page())
     said = TEXT[README].replace("\n", " ")
     assert (
-        f"{float(times):.0f} times as fast as a plain script, and {last} times as fast as one with channels_last"
+        f"{float(times):.0f} times as fast as a plain eager script, and {last} times as fast as one with channels_last"
         in said
     )
 
