@@ -27,7 +27,7 @@ OURS, CEILING = "ours", "ceiling"
 _REST = 0.05  # seconds before each contender: threads of the previous one may still spin
 BENCHMARKS = (
     *("decode", "transforms", "embed", "precision", "end_to_end", "store", "probes", "neighbours", "startup"),
-    "scale",
+    *("scale", "engines"),
 )
 PACKAGES = (
     *("torch", "torchvision", "timm", "nvidia-dali-cuda130", "openvino", "onnxruntime", "nncf", "zarr", "zarrs"),

@@ -42,7 +42,14 @@ def table() -> str:
     cores = " or ".join(sorted({str(data["environment"]["cores"]) for data in shown}))
     when = " to ".join(dict.fromkeys([days[0], days[-1]]))
     made = markdown(("what", "rate", "of the ceiling", "against", "CPU"), lines)
-    return f"{made}\n\nMedians of interleaved repeats on {cores} cores, {when}."
+    return f"{made}\n\nMedians of interleaved repeats on {cores} cores, {when}.\n\n{_faults()}"
+
+
+def _faults() -> str:
+    """Format what faults do to engines, in photographs."""
+    faults = json.loads((RESULTS / "engines.json").read_text())["rows"][0]["facts"]["faults"]
+    headings = ("photographs", *next(iter(faults.values())))
+    return markdown(headings, ((engine, *map(str, counts.values())) for engine, counts in faults.items()))
 
 
 def _cpu(environment: dict[str, Any]) -> str:

@@ -49,9 +49,8 @@ def stylise(picture: U8, style: int) -> U8:
     return np.clip(out[0].transpose(1, 2, 0) * 255 + 0.5, 0, 255).astype(np.uint8)
 
 
-def decode(path: str) -> U8:
+def cropped(picture: Image.Image) -> U8:
     """Resize the shorter side to 256 and crop the centre to 224. Shape: (224, 224, 3) uint8."""
-    picture = Image.open(path).convert("RGB")
     scale = 256 / min(picture.size)
     size = round(picture.width * scale), round(picture.height * scale)
     picture = picture.resize(size, Image.Resampling.BICUBIC)
@@ -76,7 +75,7 @@ class Photographs(Dataset[torch.Tensor]):
         return len(self.paths)
 
     def __getitem__(self, index: int) -> torch.Tensor:
-        made = variants(decode(self.paths[index]), seed=index)
+        made = variants(cropped(Image.open(self.paths[index]).convert("RGB")), seed=index)
         pixels = torch.from_numpy(np.stack(list(made.values()))).permute(0, 3, 1, 2).contiguous()
         return (pixels.float() / 255 - self.mean) / self.std
 
