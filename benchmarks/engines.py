@@ -2,7 +2,7 @@
 
 Rates are of additional photographs: a run of many less one of few, so that starting up does not count. CPU seconds are
 those of all processes of a run. Faults: a JPEG file cut in half and a text file named .jpg among 40 photographs, and a
-kill of all processes when half the photographs should be done, followed by a second start. ``daft`` and ``ray`` are
+kill of all processes when three quarters should be done, followed by a second start. ``daft`` and ``ray`` are
 optional: without one, its engine has no row.
 """
 
@@ -129,8 +129,8 @@ def _faults(engine: str, folder: Path, runs: Sequence[tuple[Run, Run]], large: P
     text.write_text("not a photograph")
     _run(engine, mixed, out := _out(folder))
     kept = _embedded(out)
-    half = float(np.median([few.seconds + many.seconds for few, many in runs])) / 2
-    _run(engine, large, out := _out(folder), kill_after=half)
+    late = float(np.median([0.25 * few.seconds + 0.75 * many.seconds for few, many in runs]))
+    _run(engine, large, out := _out(folder), kill_after=late)
     stored = len(_embedded(out))
     _run(engine, large, out)
     rows = _embedded(out)

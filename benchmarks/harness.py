@@ -31,7 +31,7 @@ BENCHMARKS = (
 )
 PACKAGES = (
     *("torch", "torchvision", "timm", "nvidia-dali-cuda130", "openvino", "onnxruntime", "nncf", "zarr", "zarrs"),
-    *("faiss-cpu", "scikit-learn", "numpy", "pillow"),
+    *("faiss-cpu", "scikit-learn", "numpy", "pillow", "ray", "daft"),
 )
 
 
