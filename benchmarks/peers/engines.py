@@ -1,10 +1,9 @@
 """Photographs to stored embeddings by ours and by other engines.
 
-All call the product's functions for the 26 variants without styles, and run the same graph in OpenVINO in bf16, 32
-pictures at a time: what differs is the engine. Each decodes with its own decoder (Pillow in a DataLoader), uses its
-library's option for files that do not decode, if there is one, and appends to what is there if the library does so by
-default. Networks run in the workers, one thread each, so that no pixels travel; a DataLoader leaves them to the main
-process.
+All call the product's functions for the 26 variants without styles, and run the same graph in OpenVINO in bf16: what
+differs is the engine. Each decodes with its own decoder (Pillow in a DataLoader), uses its library's option for files
+that cannot be decoded, if it has one, and writes as the library does by default. Networks run in the workers, one
+thread each, so that no pixels travel; a DataLoader leaves them to the main process.
 """
 
 from __future__ import annotations

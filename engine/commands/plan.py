@@ -32,7 +32,7 @@ from substyle.files import scratch
 from substyle.pipelines.sources import describe, open_source
 from substyle.pipelines.storage import place
 
-_FIRST = 32  # photographs of the first embedding, two batches of a CPU
+_FIRST = 32  # photographs of the first embedding: a batch on a CPU
 
 
 def plan(options: argparse.Namespace) -> dict[str, Any]:

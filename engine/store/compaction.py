@@ -79,15 +79,15 @@ def withdraw(store: Place, broken: Mapping[tuple[int, str], Set[str]], damaged: 
     _remove(store, [*listed.loose, *replaced])
 
 
-Said = tuple[int, str, tuple[str, ...]]  # shard, backbone and transformations of a record
+RecordKey = tuple[int, str, tuple[str, ...]]  # shard, backbone and transformations
 
 
-def said(record: Record) -> Said:
-    """What a record is about; another record of the same is a copy of it, or an earlier state."""
+def record_key(record: Record) -> RecordKey:
+    """Key of a record. Records with the same key are copies, or versions before and after an exchange."""
     return record.shard, record.backbone, tuple(sorted(record.checksums))
 
 
-def exchange(store: Place, new: Mapping[Said, Record | None]) -> None:
+def exchange(store: Place, new: Mapping[RecordKey, Record | None]) -> None:
     """Replace records of the journal, or remove them: None. The caller must own the store."""
     listed, replaced = journal.files(store), list[Place]()
     sizes = (store / journal.FOLDER).sizes()
@@ -101,10 +101,10 @@ def exchange(store: Place, new: Mapping[Said, Record | None]) -> None:
     _remove(store, [*listed.loose, *replaced])
 
 
-def _exchanged(records: Mapping[int, Record], new: Mapping[Said, Record | None]) -> dict[int, Record]:
+def _exchanged(records: Mapping[int, Record], new: Mapping[RecordKey, Record | None]) -> dict[int, Record]:
     found = {}
     for number, record in records.items():
-        if (other := new.get(said(record), record)) is not None:
+        if (other := new.get(record_key(record), record)) is not None:
             found[number if other == record else identity(other.to_json().encode())] = other
     return found
 

@@ -142,11 +142,6 @@ def open_recorded(store: EmbeddingStore, entry: SourceEntry) -> Source:
         raise MissingError(
             "IMAGES", f"pass the path of the photographs; {store.path} names {entry.root!r}, but was made by others"
         )
-    return open_entry(entry)
-
-
-def open_entry(entry: SourceEntry) -> Source:
-    """Open a source of a store. Raises ConfigError if its photographs have moved or are gone."""
     if not _known(entry):
         raise MissingError("IMAGES", "pass the path of the photographs; this store does not record it")
     try:

@@ -51,7 +51,7 @@ _SCHEMA = pa.schema(
 _CODED = pa.schema([(f.name, pa.dictionary(pa.int32(), f.type) if f.type == pa.string() else f.type) for f in _SCHEMA])
 _ROW_BYTES = 0.5  # least size of a row: a key of consecutive ones, compressed, takes about two bytes
 _SOURCE = b"substyle.source"
-_NAME = re.compile(r"segment-\d{5,}(-\d+)?-[0-9a-f]{16}\.parquet")
+_NAME = re.compile(r"segment-(\d{5,})(?:-(\d+))?-[0-9a-f]{16}\.parquet")  # number, and how often images were removed
 _MOST_SHARDS = 1 << 24  # without an image for each: what they hold may have been removed
 
 
@@ -232,45 +232,45 @@ def _numbers(column: pa.ChunkedArray, number: Callable[[str], int]) -> NDArray[n
 
 def segments(store: Place) -> list[Place]:
     """List the manifest's files in order. Raises StoreError if one is missing."""
-    latest: dict[int, Place] = {}
-    for _, number, path in sorted((_version(path), _number(path), path) for path in _files(store)):
-        if number in latest and _version(latest[number]) == _version(path):
-            raise StoreError(f"{store}: two manifest segments {number:05d}: {latest[number].name}, {path.name}")
-        latest[number] = path
-    for number, (found, path) in enumerate(sorted(latest.items())):
-        if found != number:
+    latest: dict[int, tuple[int, Place]] = {}
+    for number, version, path in _files(store):
+        known, other = latest.get(number, (-1, path))
+        if known == version:
+            raise StoreError(f"{store}: two manifest segments {number:05d}: {other.name}, {path.name}")
+        if known < version:
+            latest[number] = version, path
+    paths = [path for _, (_, path) in sorted(latest.items())]
+    for number, path in zip(range(len(paths)), paths, strict=True):
+        if number not in latest:
             raise StoreError(f"{store}: manifest segment {number:05d} is missing before {path.name}")
-    return [latest[number] for number in sorted(latest)]
+    return paths
 
 
-def _files(store: Place) -> list[Place]:
-    return [path for path in (store / FOLDER).glob("segment-[0-9]*.parquet") if _NAME.fullmatch(path.name)]
-
-
-def _number(path: Place) -> int:
-    return int(path.stem.split("-")[1])
-
-
-def _version(path: Place) -> int:
-    """How often images of a segment were removed: ``segment-<number>-<version>-<digest>``, 0 without a version."""
-    return int(dict(enumerate(path.stem.split("-")[2:-1])).get(0, 0))
+def _files(store: Place) -> list[tuple[int, int, Place]]:
+    """Number, version and path of each segment's file, also of replaced ones."""
+    paths = (store / FOLDER).glob("segment-[0-9]*.parquet")
+    named = ((_NAME.fullmatch(path.name), path) for path in paths)
+    return [(int(name[1]), int(name[2] or 0), path) for name, path in named if name]
 
 
 def replaced(store: Place) -> list[Place]:
     """List files of the manifest of which a later version without removed images exists."""
     current = segments(store)
-    return [path for path in _files(store) if path not in current]
+    return [path for _, _, path in _files(store) if path not in current]
 
 
 def remove(store: Place, row_M: NDArray[np.int64]) -> None:
     """Write the segments of some rows anew without them, and remove the old ones. Raises StoreError."""
-    for path in segments(store):
+    current = segments(store)
+    for number, version, path in _files(store):
+        if path not in current:
+            continue
         table, source = _segment(path)
         left_N = ~np.isin(table["row"].to_numpy(), row_M)
         if not left_N.all():
             # strings as such: a dictionary would keep those of removed images
             data = _encoded(table.filter(pa.array(left_N)).cast(_SCHEMA), source)
-            name = f"segment-{_number(path):05d}-{_version(path) + 1}-{digest(data)}.parquet"
+            name = f"segment-{number:05d}-{version + 1}-{digest(data)}.parquet"
             write_once(store / FOLDER / name, data)
     for path in replaced(store):
         path.remove()

@@ -71,10 +71,10 @@ def _rewrite(store: EmbeddingStore, known: Set[int], numbers: Set[int]) -> None:
     by_file = defaultdict[tuple[int, ArrayEntry], list[Record]](list)
     for record in filter(None, records):
         by_file[record.shard, store.catalog.array(record.backbone, next(iter(record.checksums)))].append(record)
-    new, empty = dict[compaction.Said, Record | None](), list[Place]()
+    new, empty = dict[compaction.RecordKey, Record | None](), list[Place]()
     for (shard, array), own in by_file.items():
         if not any(note.row in known for record in own for note in record.images):
-            new |= dict.fromkeys(map(compaction.said, own))
+            new |= dict.fromkeys(map(compaction.record_key, own))
             empty.append(array.shard(store.path, shard))
             continue
         checksums = _without(store, array, shard, own, known)
@@ -82,7 +82,7 @@ def _rewrite(store: EmbeddingStore, known: Set[int], numbers: Set[int]) -> None:
             images = tuple(note for note in record.images if note.row in known)
             files = tuple(note for note in record.files if note.row in known)
             sums = {name: checksums[name] for name in record.checksums}
-            new[compaction.said(record)] = replace(record, checksums=sums, images=images, files=files)
+            new[compaction.record_key(record)] = replace(record, checksums=sums, images=images, files=files)
     compaction.exchange(store.path, new)
     for path in empty:
         path.remove()
