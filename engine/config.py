@@ -68,6 +68,9 @@ class EmbedConfig(ResourceConfig):
     """Pictures on which a compiled backbone is compared with float32. ``auto``: variants of packaged photographs (each
     of four on a CPU, of 32 on a GPU), and one variant of each of 16 photographs of the store; ``full``: all variants of
     32 photographs of the store."""
+    gate_cosine: Annotated[StrictFloat, Field(gt=0, lt=1)] | None = None
+    """Minimum cosine that the gate requires of 16 and 8 bits. Default: 0.999 of bf16 and fp16, 0.99 of int8 and fp8. A
+    lower one admits faster arithmetic, whose errors may show in scores; the store and the report state it."""
     dtype: Dtype = "float16"
     """Data type of stored embeddings."""
     codec: Codec = "none"

@@ -98,6 +98,7 @@ class CompileOptions:
         target: device and runtime.
         full_gate: whether the gate compares all variants of the store's own photographs, instead of those of packaged
             ones.
+        gate_cosine: minimum cosine of 16 and 8 bits; None for the default.
         policy: with ``auto``, the policy tried first: that of a store to continue.
     """
 
@@ -108,6 +109,7 @@ class CompileOptions:
     dtype: str = "float16"
     target: Target = OPENVINO_ON_CPU
     full_gate: bool = False
+    gate_cosine: float | None = None
     policy: PrecisionPolicy | None = None
 
     def __post_init__(self) -> None:
@@ -163,7 +165,14 @@ def _gated(
     """
 
     def gate(photographs: GateSamples) -> PrecisionGate:
-        return PrecisionGate(builder, photographs, options.dtype, full=options.full_gate, note=note)
+        return PrecisionGate(
+            builder,
+            photographs,
+            options.dtype,
+            full=options.full_gate,
+            gate_cosine=options.gate_cosine,
+            note=note,
+        )
 
     first_gate = gate(samples if own is None or not options.full_gate else own)
     candidates = policies(first_gate, options.precision, options.policy)

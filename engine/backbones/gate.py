@@ -57,6 +57,7 @@ class GateResult:
         rows: number of pictures: variants of photographs.
         threshold: required minimum cosine.
         reference: description of the reference.
+        configured: whether the threshold is another than the default.
     """
 
     cosine_min: float
@@ -66,6 +67,12 @@ class GateResult:
     rows: int
     threshold: float
     reference: str
+    configured: bool = False
+
+
+def required(precision: str, configured: float | None) -> float:
+    """Return the minimum cosine of a precision: of 16 and 8 bits as configured, if it is."""
+    return THRESHOLDS[precision] if configured is None or precision == "fp32" else configured
 
 
 def check(
@@ -76,6 +83,7 @@ def check(
     mean_D: NDArray[np.floating],
     precision: str,
     reference: str,
+    gate_cosine: float | None = None,
     configured: str = "",
     transformation: str = "",
 ) -> GateResult:
@@ -87,6 +95,7 @@ def check(
     Args:
         mean_D: mean of the reference.
         reference: description of the reference.
+        gate_cosine: configured minimum of 16 and 8 bits; None for the default.
         configured: name in the configuration, if another: that of several layers.
         transformation: that of all rows, for the message.
 
@@ -105,7 +114,7 @@ def check(
     length_a, length_b = np.linalg.norm(a, axis=1), np.linalg.norm(b, axis=1)
     cosine = (a * b).sum(axis=1) / np.maximum(length_a * length_b, 1e-30)
     norm_error = np.abs(length_a - length_b) / np.maximum(length_b, 1e-30)
-    threshold = THRESHOLDS[precision]
+    threshold = required(precision, gate_cosine)
     result = GateResult(
         cosine_min=float(cosine.min()),
         cosine_mean=float(cosine.mean()),
@@ -114,9 +123,13 @@ def check(
         rows=len(got),
         threshold=threshold,
         reference=reference,
+        configured=threshold != THRESHOLDS[precision],
     )
     if not (result.cosine_min >= threshold and result.norm_error_max <= MAX_NORM_ERROR):
-        advice = f'To set the precision of one backbone: {{ name = "{configured or name}", precision = "fp32" }}'
+        advice = (
+            f'To set the precision of one backbone: {{ name = "{configured or name}", precision = "fp32" }}. '
+            "To accept lower cosines, which the report then states: embed.gate_cosine"
+        )
         raise RejectedError(
             f"{name}: {precision} disagrees with {reference} on {len(got)} pictures"
             f"{transformation and f' of {transformation}'}: "
@@ -134,6 +147,7 @@ def check_members(
     got_ND: NDArray[np.floating],
     reference_ND: NDArray[np.float32],
     mean_D: NDArray[np.floating],
+    gate_cosine: float | None = None,
     transformation: str = "",
 ) -> list[GateResult]:
     """Compare, as `check`, the columns of each backbone of a pass.
@@ -150,6 +164,7 @@ def check_members(
             mean_D=mean_D[part],
             precision=policy.precision,
             reference=eager if reference is None else "float32",
+            gate_cosine=gate_cosine,
             configured=source.spec.name,
             transformation=transformation,
         )
@@ -233,6 +248,7 @@ class PrecisionGate:
     Args:
         dtype: dtype of the store's embeddings.
         full: compare all photographs in each transformation, with eager torch alone; so on a GPU.
+        gate_cosine: minimum of 16 and 8 bits; None for the default.
     """
 
     def __init__(
@@ -242,9 +258,11 @@ class PrecisionGate:
         dtype: str,
         *,
         full: bool = False,
+        gate_cosine: float | None = None,
         note: Callable[[str], None] = lambda text: None,
     ) -> None:
         self.builder, self.samples, self.dtype, self.note = builder, samples, dtype, note
+        self.gate_cosine = gate_cosine
         self.full = full or builder.target.on_gpu
         self.compiled_reference = builder.float32_reference and not self.full
         self.anchors = list(samples.anchors())
@@ -268,7 +286,8 @@ class PrecisionGate:
         results = []
         for name, x_RD in self._embeddings(policy):
             got_RD = x_RD[: len(expected[name])].astype(self.dtype)
-            results.append(check_members(source, policy, reference, got_RD, expected[name], mean_D, name))
+            found = check_members(source, policy, reference, got_RD, expected[name], mean_D, self.gate_cosine, name)
+            results.append(found)
         images = len({i for name in self.names for i in self._photographs(reference, name)})
         return [merge(of_member, images) for of_member in zip(*results, strict=True)]
 
@@ -333,7 +352,7 @@ class PrecisionGate:
         pictures = np.concatenate(list(self.samples.pictures(chosen).values()))
         expected_RD = self._runtime(reference)(pictures).astype(np.float32)
         got_RD, mean_D = embed(pictures).astype(self.dtype), expected_RD.mean(axis=0)
-        results = check_members(source, policy, reference, got_RD, expected_RD, mean_D)
+        results = check_members(source, policy, reference, got_RD, expected_RD, mean_D, self.gate_cosine)
         images = len({i for positions in chosen.values() for i in positions})
         return [replace(result, images=images) for result in results]
 
@@ -344,6 +363,7 @@ class PrecisionGate:
             "device": self.builder.target.identity,
             "full": self.full,
             "dtype": self.dtype,
+            "gate_cosine": self.gate_cosine,
             "suite": [(name, self.samples.fingerprint(name)) for name in self.names],
             **self.builder.facts(precision),
         }

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from substyle.engine import cache
 from substyle.engine.backbones import registry
 from substyle.engine.backbones.compile import CompiledBackbone, CompileOptions, compile_source
-from substyle.engine.backbones.gate import ANCHORS, GATE_IMAGES
+from substyle.engine.backbones.gate import ANCHORS, GATE_IMAGES, required
 from substyle.engine.backbones.lazy import LazyBackbone
 from substyle.engine.backbones.runtimes.base import PrecisionPolicy, fingerprint
 from substyle.engine.config import BackboneChoice, EmbedConfig, Settings
@@ -382,6 +382,7 @@ def prepare_backbones(
                 dtype=config.dtype,
                 target=target,
                 full_gate=config.gate == "full",
+                gate_cosine=config.gate_cosine,
                 policy=own.policies.get(choice.names[0]),
             )
 
@@ -429,12 +430,24 @@ def require_asked(
                     asked["name"] = runtime
                 if (precision := choice.precision or pipeline.config.precision) != AUTO:
                     asked["precision"] = precision
+                _require_cosine(store, name, facts, pipeline.config.gate_cosine)
             now = {**facts, "spec": specs.get(name, facts["spec"]), "runtime": {**made, **asked}}
             if changed := catalog.differences(facts, now):
                 how = catalog.remedy(facts, {"runtime": pipeline.target.describe() | {"name": runtime}}, changed)
                 raise DifferentError(
                     f"{store.path}: {name} was embedded with different settings: {'; '.join(changed)}{how}"
                 )
+
+
+def _require_cosine(store: EmbeddingStore, name: str, facts: Mapping[str, Any], configured: float | None) -> None:
+    """Check that the gate that a stored backbone passed is not looser than the one that is asked for."""
+    found = [gate["cosine_min"] for gate in (facts["gate"], facts["gate"].get("spot")) if gate and "cosine_min" in gate]
+    needed = required(facts["runtime"]["precision"], configured)
+    if min(found, default=1.0) < needed:
+        raise DifferentError(
+            f"{store.path}: {name} was embedded in {facts['runtime']['precision']} with a minimum cosine of "
+            f"{min(found):.5f} with float32, and {needed} is required: set embed.gate_cosine, or use another store"
+        )
 
 
 def shard_rows(backbones: Sequence[CompiledBackbone], variants: int, images: int, config: EmbedConfig) -> int:

@@ -283,7 +283,8 @@ def headline_table(results: ResultsDocument) -> str:
     chances = [None if key == "gap" else results.chance_of(task) for _, task, _, key in columns]
     chances.append(results.chance_of("transformation"))
     lines.append(["chance", "", *("" if chance is None else show(chance) + blank for chance in chances)])
-    return text_table(lines) + "\n† The probe has not converged." * late
+    notes = ["† The probe has not converged."] * late + [note for note in (results.gate_note(),) if note]
+    return "\n".join([text_table(lines), *notes])
 
 
 def text_table(lines: Sequence[Sequence[str]], left: int = 1) -> str:

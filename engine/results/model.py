@@ -323,6 +323,7 @@ class Gate(Model):
 
     cosine_min: Finite | None = None
     threshold: Finite | None = None
+    configured: bool | None = None
     spot: Gate | None = None
 
 
@@ -516,6 +517,12 @@ class ResultsDocument(Model):
     def probe(self, name: str, task: str, head: str) -> ProbeScores | None:
         """The probe of a backbone; None if it is missing."""
         return self.backbones[name].probe(task, head) if name in self.backbones else None
+
+    def gate_note(self) -> str:
+        """A sentence about backbones whose gate required a configured cosine; empty if there are none."""
+        gates = {name: backbone.gate for name, backbone in self.ordered().items()}
+        told = [f"{name} (at least {gate.threshold})" for name, gate in gates.items() if gate and gate.configured]
+        return f"Cosine with float32 as configured, not the default: {', '.join(told)}." if told else ""
 
     def heads(self) -> list[str]:
         """Heads of all probes, linear and MLP first."""

@@ -234,6 +234,28 @@ def test_the_list_follows_from_network_and_processor(
 
 
 @pytest.mark.usefixtures("own_cache")
+def test_a_configured_cosine_holds_for_16_bits_alone() -> None:
+    """One network after the other, as runs with different settings share a cache."""
+
+    def search(cosine: float | None, error: Callable[[PrecisionPolicy, int], float]) -> tuple[str, bool, float]:
+        given = gate_of(Artefact(error), samples(8), gate_cosine=cosine)
+        policy, (result,) = choose(given, policies(given, "auto"))
+        return policy.precision, result.configured, result.threshold
+
+    def coarse(policy: PrecisionPolicy, i: int) -> float:
+        return 0.0 if policy.precision == "fp32" else 0.25
+
+    assert search(None, coarse) == ("fp32", False, 0.9999)
+    assert search(0.9, coarse) == ("bf16", True, 0.9)
+    assert search(0.9999, coarse) == ("fp32", False, 0.9999)
+    assert search(None, coarse) == ("fp32", False, 0.9999)
+    with pytest.raises(GateError, match=r"fp32 .*≥ 0\.9999"):
+        gate_of(Artefact(lambda policy, i: 0.25, key="all"), samples(8), gate_cosine=0.9).compare(FLOAT32)
+    with pytest.raises(RejectedError, match=r"≥ 0\.999\).*embed\.gate_cosine"):
+        gate_of(Artefact(coarse), samples(8)).compare(PrecisionPolicy("bf16"))
+
+
+@pytest.mark.usefixtures("own_cache")
 def test_another_suite_costs_what_is_new_in_it() -> None:
     first = Artefact(exact, float32_reference=True)
     search(first, names=("identity", "gaussian_blur"))

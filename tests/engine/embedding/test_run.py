@@ -97,6 +97,23 @@ def test_a_full_gate_compares_every_picture(tmp_path: Path, two_classes: Path, g
 
 
 @pytest.mark.slow
+def test_a_store_states_its_gate_and_is_refused_where_more_is_required(tmp_path: Path, two_classes: Path) -> None:
+    network, store = BackboneChoice("control:random:test_efficientnet"), tmp_path / "s.zarr"
+
+    def given(gate_cosine: float) -> EmbedPlan:
+        return plan(two_classes, store, "identity,grayscale", precision="bf16", gate_cosine=gate_cosine)
+
+    embed(given(0.5), [network], quiet=True)
+    found = EmbeddingStore.open(store).backbone(network.name).facts["gate"]
+    assert (found["configured"], found["threshold"]) == (True, 0.5)
+    lowest = min(found["cosine_min"], found["spot"]["cosine_min"])
+    assert embed(given(lowest), [network], quiet=True).new_shards == 0
+    above = (1 + lowest) / 2
+    with pytest.raises(DifferentError, match=rf"cosine of 0\.\d+ with float32, and {above} is required"):
+        embed(given(above), [network], quiet=True)
+
+
+@pytest.mark.slow
 def test_layers_in_one_pass_are_backbones_of_a_store(tmp_path: Path, two_classes: Path) -> None:
     network, store = "control:random:test_vit", tmp_path / "s.zarr"
     layers = [BackboneChoice(f"{network}@layer=0..1")]

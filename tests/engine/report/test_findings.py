@@ -225,6 +225,14 @@ def test_headline_marks_probes_that_have_not_converged() -> None:
     assert note.startswith("†")
 
 
+def test_headline_states_a_configured_gate() -> None:
+    results = all_converged(real_results("alpha", "beta"))
+    results["backbones"]["beta"]["gate"] = {"cosine_min": 0.995, "threshold": 0.99, "configured": True}
+    results["backbones"]["alpha"]["gate"] = {"cosine_min": 0.9995, "threshold": 0.999, "configured": False}
+    *_, note = headline_table(validate_results(results)).splitlines()
+    assert note.endswith(": beta (at least 0.99).")
+
+
 def layered() -> dict[str, Any]:
     """Results of a network's own output, of four of its layers, and of two layers of another."""
     names = {f"m@layer={i},pool=avg": i for i in (3, 0, 2, 1)} | {f"other@pool=max,layer={i}": i for i in (0, 1)}
