@@ -284,8 +284,9 @@ def _of_rows(table: pa.Table, name: str, row_N: NDArray[np.int64]) -> pa.Table:
     notes = pa.Table.from_struct_array(pc.list_flatten(table[name]))
     record_I = pc.list_parent_indices(table[name].combine_chunks())
     notes = notes.append_column("id", table["id"].combine_chunks().take(record_I))
-    inside_I = pc.is_in(notes["row"], pa.array(row_N))
-    return notes if pc.all(inside_I).as_py() in (True, None) else notes.filter(inside_I)
+    row_I = notes["row"].to_numpy()
+    inside_I = np.searchsorted(row_N, row_I, side="right") > np.searchsorted(row_N, row_I)  # pc.is_in would hash row_N
+    return notes if inside_I.all() else notes.filter(pa.array(inside_I))
 
 
 def _blank(count: int) -> FileNotes:
