@@ -9,7 +9,7 @@ import re
 import sys
 import tokenize
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 from tempfile import TemporaryFile, gettempdir
@@ -21,7 +21,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv
 import pyarrow.parquet as pq
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 
 from substyle.engine.backbones.registry import FAMILIES
 from substyle.engine.store import catalog, compaction, lock
@@ -61,12 +61,12 @@ class _Given:
     indistinct: dict[str, tuple[str, ...]] | None  # transformations that hardly change the photograph; None: unknown
     settings: dict[str, Any]  # those of `PIXELS` that the variants were made with, where given
     definitions: list[Definition]  # of the T transformations, identity first
-    x_RD: NDArray[np.float32]
+    x_RD: NDArray[np.floating]  # as given, if in float16 or float32
     at_TN: NDArray[np.int64]  # the row of each embedding
-    digest: str  # of keys, transformations and embeddings
+    digest: str  # of keys, transformations and embeddings, which are float32 for it in whatever dtype they are given
 
     @classmethod
-    def of(cls, columns: Mapping[str, _Column], x_RD: NDArray[np.float32]) -> _Given:
+    def of(cls, columns: Mapping[str, _Column], x_RD: NDArray[np.floating]) -> _Given:
         """Raises ConfigError for an unknown transformation, or if a row is repeated or missing."""
         key, made = columns["key"], columns["transformation"]
         first_K = _first(key.code_R, len(key.values))
@@ -91,7 +91,7 @@ class _Given:
             raise ConfigError("embeddings", f"no {names[t]} of {keys[n]}", "every transformation of every image")
         digest = hashlib.sha256(json.dumps([keys, names]).encode())
         for start in range(0, at_TN.size, _ROWS):
-            digest.update(x_RD[at_TN.ravel()[start : start + _ROWS]].data)
+            digest.update(x_RD[at_TN.ravel()[start : start + _ROWS]].astype(np.float32, copy=False).data)
         settings, indistinct = _settings(columns), _indistinct(columns)
         for name, text in contents.items():
             if text is not None and not re.fullmatch("[0-9a-f]{32}", text):
@@ -99,13 +99,12 @@ class _Given:
         by_key = (keys, labels, splits, contents, indistinct)
         return cls(*by_key, settings, definitions, x_RD, at_TN, digest.hexdigest()[:16])
 
-    def rows(self, n_B: NDArray[np.int64]) -> dict[str, NDArray[np.float32]]:
+    def rows(self, n_B: NDArray[np.int64]) -> dict[str, NDArray[np.floating]]:
         """Embeddings of images by transformation; NaN for images -1. Shape of each: (B, D)."""
         made = {}
         for definition, at_N in zip(self.definitions, self.at_TN, strict=True):
-            x_BD = np.full((len(n_B), self.x_RD.shape[1]), np.nan, np.float32)
-            x_BD[n_B >= 0] = self.x_RD[at_N[n_B[n_B >= 0]]]
-            made[definition.name] = x_BD
+            made[definition.name] = self.x_RD[at_N[n_B]]
+            made[definition.name][n_B < 0] = np.nan
         return made
 
 
@@ -206,19 +205,19 @@ def _nearest(store: Place) -> Path | None:
     return next((path for path in store.parents if path.is_dir()), None) if isinstance(store, Path) else None
 
 
-def _narrowest(x_RD: NDArray[np.float32], embeddings: Path) -> Dtype:
+def _narrowest(x_RD: NDArray[np.floating], embeddings: Path) -> Dtype:
     if _holds("float16", x_RD):
         return "float16"
     print(f"{embeddings}: stored as float32, since float16 does not hold its numbers", file=sys.stderr)
     return "float32"
 
 
-def _holds(dtype: Dtype, x_RD: NDArray[np.float32]) -> bool:
+def _holds(dtype: Dtype, x_RD: NDArray[np.floating]) -> bool:
     """Whether rounding to a dtype moves embeddings by at most `_ROUNDED` of the standard deviation of their feature.
 
     One feature in a hundred may be worse, such as one that is zero in nearly all rows.
     """
-    if dtype == "float32":
+    if dtype in ("float32", x_RD.dtype):
         return True
     sum_2D, squares_2D = np.zeros((2, 2, x_RD.shape[1]))
     for start in range(0, len(x_RD), _ROWS):
@@ -236,10 +235,10 @@ def _holds(dtype: Dtype, x_RD: NDArray[np.float32]) -> bool:
     return bool(100 * int((rounded_D > _ROUNDED**2 * spread_D).sum()) <= x_RD.shape[1])
 
 
-def _require_held(x_RD: NDArray[np.float32], dtype: Dtype, store: Place) -> None:
+def _require_held(x_RD: NDArray[np.floating], dtype: Dtype, store: Place) -> None:
     """Raise ConfigError before anything is written if the store's dtype does not hold the embeddings."""
     if not _holds(dtype, x_RD):
-        given = f"numbers of a size up to {np.abs(x_RD).max():g}"
+        given = f"numbers of a size up to {max(x_RD.max(), -x_RD.min()):g}"
         allowed = f"numbers that {dtype} holds within {_ROUNDED:.0%} of their standard deviation, for {store}"
         raise ConfigError("embeddings", given, f"{allowed}; or a new store of float32")
 
@@ -247,7 +246,7 @@ def _require_held(x_RD: NDArray[np.float32], dtype: Dtype, store: Place) -> None
 def _write(store: EmbeddingStore, entry: BackboneEntry, found: _Given, run: str) -> None:
     """Write the shards that are not finished."""
     manifest, rows = store.manifest(), store.settings.shard_rows
-    noted = store.notes(manifest)
+    noted, alike_K = store.notes(manifest), found.indistinct or {}
     number = {key: n for n, key in enumerate(found.keys)}
     names = [definition.name for definition in found.definitions]
     done_S = store.finished().finished(entry.slug, names, store.shards()).all(axis=1)
@@ -258,15 +257,10 @@ def _write(store: EmbeddingStore, entry: BackboneEntry, found: _Given, run: str)
         row_B = manifest.row_N[own]
         n_R = np.full(int(row_B[-1]) + 1 - shard * rows, -1, np.int64)  # padding and quarantined images stay -1
         n_R[row_B - shard * rows] = [number.get(key, -1) for key in manifest.keys[own]]
-        known_B, keys = noted.known_N[own], manifest.keys[own]
-        notes = [
-            replace(
-                note,
-                indistinct=() if known else (found.indistinct or {}).get(key, ()),
-                content=found.contents.get(key) or "",
-            )
-            for note, known, key in zip(noted.again(own, manifest.row_N), known_B.tolist(), keys, strict=True)
-        ]
+        known_B, keys = noted.known_N[own].tolist(), manifest.keys[own]
+        alike = [() if known else alike_K.get(key, ()) for known, key in zip(known_B, keys, strict=True)]
+        contents = [found.contents.get(key) or "" for key in keys]
+        notes = noted.again(own, manifest.row_N, alike, contents)
         store.write_shard(entry, shard, found.rows(n_R), notes, seconds=0.0, run=run)
 
 
@@ -326,7 +320,7 @@ class _Column:
         return [(self.text(row), other.text(row)) for row in rows.tolist()]
 
 
-def _read(embeddings: Path, rows: Path | None, near: Path | None) -> tuple[dict[str, _Column], NDArray[np.float32]]:
+def _read(embeddings: Path, rows: Path | None, near: Path | None) -> tuple[dict[str, _Column], NDArray[np.floating]]:
     """Read columns of strings and embeddings (R, D). Embeddings are on the disk, in an unnamed file in ``near``."""
     if embeddings.suffix == ".npy" and rows is None:
         raise MissingError("--rows", "a CSV file with columns key and transformation")
@@ -336,7 +330,7 @@ def _read(embeddings: Path, rows: Path | None, near: Path | None) -> tuple[dict[
         table = pa.csv.read_csv(file, convert_options=text) if file is rows else _table(file)
         table.validate(full=True)
         columns = {name: _column(table, name, file) for name in _COLUMNS}
-        x_RD = _array(embeddings, near) if file is rows else _written(_list_blocks(embeddings), embeddings, near)
+        x_RD = _array(embeddings, near) if file is rows else _lists(embeddings, near)
     except (OSError, ValueError, MemoryError, pa.ArrowException) as error:
         raise SubstyleError(f"{file}: cannot read: {brief(error)}") from error
     if len(x_RD) != len(table):
@@ -344,11 +338,11 @@ def _read(embeddings: Path, rows: Path | None, near: Path | None) -> tuple[dict[
     return columns, x_RD
 
 
-def _written(blocks: Iterable[NDArray[Any]], source: Path, near: Path | None) -> NDArray[np.float32]:
+def _written(blocks: Iterable[NDArray[Any]], source: Path, near: Path | None, dtype: DTypeLike) -> NDArray[np.floating]:
     """Write blocks of embeddings to an unnamed file, which goes with the process, and map it. Shape: (R, D)."""
     width, count = 0, 0
     with TemporaryFile(dir=near) as file:
-        for x_BD in _checked(blocks, source):
+        for x_BD in _checked(blocks, source, dtype):
             width, count = x_BD.shape[1], count + len(x_BD)
             with writing(near or Path(gettempdir())):
                 file.write(x_BD.data)
@@ -356,24 +350,30 @@ def _written(blocks: Iterable[NDArray[Any]], source: Path, near: Path | None) ->
             raise ConfigError(f"embeddings of {source.name}", "no row", _ALLOWED)
         with writing(near or Path(gettempdir())):
             file.flush()
-        return np.memmap(file, np.float32, "r", shape=(count, width))
+        return np.memmap(file, dtype, "r", shape=(count, width))
 
 
-def _checked(blocks: Iterable[NDArray[Any]], source: Path) -> Iterator[NDArray[np.float32]]:
-    """Blocks as float32. Raises ConfigError for other values than finite numbers."""
+def _checked(blocks: Iterable[NDArray[Any]], source: Path, dtype: DTypeLike) -> Iterator[NDArray[np.floating]]:
+    """Blocks in a dtype. Raises ConfigError for other values than finite numbers."""
     first = 0
     for block_BD in blocks:
         if block_BD.dtype.kind not in "fiu":
             raise ConfigError(f"embeddings of {source.name}", f"an array of {block_BD.dtype}", "numbers")
         with np.errstate(over="ignore"):  # overflows become infinite
-            x_BD = np.ascontiguousarray(block_BD, np.float32)
+            x_BD = np.ascontiguousarray(block_BD, dtype)
         if not x_BD.size:
             raise ConfigError(f"embeddings of {source.name}", "lists of no number", _ALLOWED)
-        if not np.isfinite(x_BD).all():
+        if not _finite(x_BD):
             given = f"numbers that are not finite in rows {first} to {first + len(x_BD) - 1}"
             raise ConfigError(f"embeddings of {source.name}", given, _ALLOWED)
         first += len(x_BD)
         yield x_BD
+
+
+def _finite(x: NDArray[np.floating]) -> bool:
+    if x.dtype == np.float16:  # by its bits, in a third of the time
+        return bool((x.view(np.uint16) & 0x7FFF).max() < 0x7C00)
+    return bool(np.isfinite(x).all())
 
 
 def _table(path: Path) -> pa.Table:
@@ -386,8 +386,8 @@ def _table(path: Path) -> pa.Table:
     for file in found:
         with pa.memory_map(file) as mapped:
             limits.require_parquet(mapped.read_buffer(), file, 1, (*names, *former))
-    if whole.schema.names.count("embedding") != 1:
-        raise ConfigError(f"columns of {path.name}", whole.schema.names, "key, transformation, embedding")
+        if (own := pq.read_schema(file).names).count("embedding") != 1:
+            raise ConfigError(f"columns of {Path(file).name}", own, "key, transformation, embedding")
     chosen = [name for name in whole.schema.names if name in (*_COLUMNS, *former)]
     read = pq.read_table(path, columns=chosen, read_dictionary=[*_COLUMNS, *former])
     names_today = ["kind" if name in former else name for name in read.column_names]
@@ -428,7 +428,7 @@ def _coded(kind: pa.DataType) -> bool:
     return bool(pa.types.is_dictionary(kind) and pa.types.is_string(kind.value_type))
 
 
-def _array(file: Path, near: Path | None) -> NDArray[np.float32]:
+def _array(file: Path, near: Path | None) -> NDArray[np.floating]:
     try:
         array = np.load(file, mmap_mode="r", allow_pickle=False)  # mapped: a header may claim any size
     except (OSError, ValueError, EOFError, SyntaxError, tokenize.TokenError, BadZipFile) as error:
@@ -436,23 +436,31 @@ def _array(file: Path, near: Path | None) -> NDArray[np.float32]:
     if not isinstance(array, np.ndarray) or array.ndim != 2:
         raise ConfigError(f"embeddings of {file.name}", f"array {getattr(array, 'shape', 'of several')}", _ALLOWED)
     blocks = (array[start : start + _ROWS] for start in range(0, len(array), _ROWS))
-    if array.dtype != np.float32 or not array.flags.c_contiguous:
-        return _written(blocks, file, near)
-    for _ in _checked(blocks, file):
+    if array.dtype not in (np.float16, np.float32) or not array.flags.c_contiguous:
+        return _written(blocks, file, near, np.float32)
+    for _ in _checked(blocks, file, array.dtype):
         pass
     return array
 
 
-def _list_blocks(path: Path) -> Iterator[NDArray[Any]]:
-    """The column of embeddings, in blocks of rows. Raises ConfigError for other lists than those of one length."""
-    found, widths = pq.ParquetDataset(path), set[int | None]()
-    kind = found.schema.field("embedding").type
-    if not (pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)):
-        raise ConfigError(f"embedding of {path.name}", str(kind), "lists of numbers")
-    if not (pa.types.is_integer(kind.value_type) or pa.types.is_floating(kind.value_type)):
-        raise ConfigError(f"embedding of {path.name}", str(kind), "lists of numbers")
+def _lists(path: Path, near: Path | None) -> NDArray[np.floating]:
+    """The column of embeddings. Raises ConfigError for another column than of lists of numbers."""
+    files = pq.ParquetDataset(path).files
+    kinds = {pq.read_schema(file).field("embedding").type for file in files}
+    for kind in kinds:
+        if not (pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)):
+            raise ConfigError(f"embedding of {path.name}", str(kind), "lists of numbers")
+        if not (pa.types.is_integer(kind.value_type) or pa.types.is_floating(kind.value_type)):
+            raise ConfigError(f"embedding of {path.name}", str(kind), "lists of numbers")
+    dtype = np.float16 if all(kind.value_type == pa.float16() for kind in kinds) else np.float32
+    return _written(_list_blocks(path, files), path, near, dtype)
+
+
+def _list_blocks(path: Path, files: Iterable[str]) -> Iterator[NDArray[Any]]:
+    """Embeddings in blocks of rows. Raises ConfigError for other lists than those of one length."""
+    widths = set[int | None]()
     # otherwise a whole row group is held, and files are often one
-    streams = (pq.ParquetFile(file, buffer_size=1 << 20, pre_buffer=False) for file in found.files)
+    streams = (pq.ParquetFile(file, buffer_size=1 << 20, pre_buffer=False) for file in files)
     for batch in chain.from_iterable(stream.iter_batches(_ROWS, columns=["embedding"]) for stream in streams):
         batch.validate(full=True)
         lists = batch.column(0)
@@ -476,7 +484,8 @@ def _one_each(key: _Column, first_K: NDArray[np.int64], column: _Column, name: s
         row, first = other[0], first_K[key.code_R[other[0]]]
         given = f"{column.text(first)} and {column.text(row)}"
         raise ConfigError(f"{name} of {key.text(row)}", given, "the same in all rows of an image")
-    return dict(zip(key.values, map(column.text, first_K.tolist()), strict=True))
+    texts_C = np.array([*column.values, None], object)  # an empty cell is -1
+    return dict(zip(key.values, texts_C[column.code_R[first_K]].tolist(), strict=True))
 
 
 def _require_roles(columns: Mapping[str, _Column]) -> None:

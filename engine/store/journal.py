@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import repeat
 from typing import TypeVar
 
 import numpy as np
@@ -218,15 +219,18 @@ class Notes(FileNotes):
         first_N[own] = own[_groups(self.small_NRC[own])]
         return first_N
 
-    def again(self, images: slice, row_N: NDArray[np.int64]) -> list[ImageNote]:
+    def again(
+        self,
+        images: slice,
+        row_N: NDArray[np.int64],
+        indistinct: Iterable[tuple[str, ...]] = repeat(()),
+        contents: Iterable[str] = repeat(""),
+    ) -> list[ImageNote]:
         """Notes on consecutive images, for a record of embeddings for which no file was read."""
-        numbers = zip(
-            range(images.start, images.stop), row_N[images].tolist(), as_hex(self.small_NRC[images]), strict=True
-        )
-        return [
-            ImageNote(row, 0, 0, self.reasons.get(n, ""), small if self.seen_N[n] else "", ())
-            for n, row, small in numbers
-        ]
+        rows, seen = row_N[images].tolist(), self.seen_N[images].tolist()
+        small = [text if there else "" for text, there in zip(as_hex(self.small_NRC[images]), seen, strict=True)]
+        reasons = [self.reasons.get(n, "") for n in range(images.start, images.stop)]
+        return [*map(ImageNote, rows, repeat(0), repeat(0), reasons, small, indistinct, contents)]
 
 
 def _groups(small_NRC: NDArray[np.uint8]) -> NDArray[np.int64]:

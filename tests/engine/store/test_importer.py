@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from pathlib import Path
 
 import numpy as np
@@ -17,9 +19,9 @@ from substyle.engine.store.table import load_table
 from substyle.errors import ConfigError
 
 
-def write(path: Path, x_ND: np.ndarray, **more: pa.Array) -> Path:
-    columns = {"key": [f"k{n}" for n in range(len(x_ND))], "transformation": ["identity"] * len(x_ND)}
-    pq.write_table(pa.table({**columns, "embedding": list(x_ND), **more}), path, compression="none")
+def write(path: Path, x_ND: np.ndarray, first: int = 0) -> Path:
+    columns = {"key": [f"k{first + n}" for n in range(len(x_ND))], "transformation": ["identity"] * len(x_ND)}
+    pq.write_table(pa.table({**columns, "embedding": list(x_ND)}), path, compression="none")
     return path
 
 
@@ -53,10 +55,13 @@ def test_names_of_backbones_that_are_loaded_are_not_taken(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("kind", ["parquet", "folder", "npy"])
-def test_rows_in_any_order_and_more_than_a_block(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+@pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
+def test_rows_in_any_order_and_more_than_a_block(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, dtype: str
+) -> None:
     monkeypatch.setattr(importer, "_ROWS", 7)
     rng = np.random.default_rng(1)
-    x_RD = rng.standard_normal((80, 5)).astype(np.float32)
+    x_RD = rng.standard_normal((80, 5)).astype(dtype)
     rows = [(f"k{n}", name) for n in range(40) for name in ("identity", "jpeg")]
     order = rng.permutation(len(rows))
     columns = {"key": [rows[r][0] for r in order], "transformation": [rows[r][1] for r in order]}
@@ -79,6 +84,36 @@ def test_rows_in_any_order_and_more_than_a_block(tmp_path: Path, monkeypatch: py
             np.testing.assert_array_equal(found.x_TND[t, n], x_RD[rows.index((key, name))].astype(np.float16))
 
 
+def test_the_same_numbers_are_the_same_embeddings_in_any_dtype(tmp_path: Path) -> None:
+    half_ND = drawn().astype(np.float16)
+    spread = tmp_path / "spread"
+    spread.mkdir()
+    write(spread / "a.parquet", half_ND[:7])
+    write(spread / "b.parquet", half_ND[7:].astype(np.float32), first=7)
+    given = [write(tmp_path / dtype, half_ND.astype(dtype)) for dtype in ("float16", "float32", "float64")]
+    digests = set()
+    for n, path in enumerate((*given, spread)):
+        import_store(path, tmp_path / f"{n}.zarr", "mine")
+        digests.add(EmbeddingStore.open(tmp_path / f"{n}.zarr").backbone("mine").facts["spec"]["weights_hash"])
+        for key, row_D in held(tmp_path / f"{n}.zarr").items():
+            np.testing.assert_array_equal(row_D, half_ND[int(key[1:])])
+    # of keys, transformations and float32 numbers, as in stores of earlier versions
+    keys = sorted(f"k{n}" for n in range(20))
+    digest = hashlib.sha256(json.dumps([keys, ["identity"]]).encode())
+    digest.update(half_ND[[int(key[1:]) for key in keys]].astype(np.float32).tobytes())
+    assert digests == {digest.hexdigest()[:16]}
+
+
+def test_every_file_of_a_folder_has_embeddings(tmp_path: Path) -> None:
+    write(tmp_path / "a.parquet", drawn())
+    pq.write_table(pa.table({"key": ["z"], "transformation": ["identity"]}), tmp_path / "b.parquet")
+    with pytest.raises(ConfigError, match=r"columns of b\.parquet"):
+        import_store(tmp_path, tmp_path / "s.zarr", "mine")
+    write(tmp_path / "b.parquet", np.array([["text"]]), first=20)
+    with pytest.raises(ConfigError, match="list<element: string>"):
+        import_store(tmp_path, tmp_path / "s.zarr", "mine")
+
+
 def test_what_a_dtype_holds_is_by_standard_deviation(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importer, "_ROWS", 32)
     rng = np.random.default_rng(2)
@@ -94,9 +129,11 @@ def test_what_a_dtype_holds_is_by_standard_deviation(monkeypatch: pytest.MonkeyP
     assert not importer._holds("float16", np.full((40, 3), 1e6, np.float32))
 
 
-def test_numbers_that_are_not_finite_are_named(tmp_path: Path) -> None:
-    x_ND = drawn()
-    x_ND[11, 3] = np.nan
+@pytest.mark.parametrize("dtype", ["float16", "float32"])
+@pytest.mark.parametrize("number", [np.nan, np.inf, -np.inf])
+def test_numbers_that_are_not_finite_are_named(tmp_path: Path, dtype: str, number: float) -> None:
+    x_ND = drawn().astype(dtype)
+    x_ND[11, 3] = number
     with pytest.raises(ConfigError, match="not finite in rows 0 to 19"):
         import_store(write(tmp_path / "x.parquet", x_ND), tmp_path / "s.zarr", "mine")
     assert not (tmp_path / "s.zarr").exists()
@@ -110,7 +147,8 @@ def test_a_large_row_group_is_not_held(tmp_path: Path) -> None:
     pool = pa.proxy_memory_pool(before)
     pa.set_memory_pool(pool)
     try:
-        read = [np.array_equal(x_BD, x_RD[4096 * i :][:4096]) for i, x_BD in enumerate(importer._list_blocks(tmp_path))]
+        blocks = importer._list_blocks(tmp_path, [str(tmp_path / "x.parquet")])
+        read = [np.array_equal(x_BD, x_RD[4096 * i :][:4096]) for i, x_BD in enumerate(blocks)]
     finally:
         pa.set_memory_pool(before)
     assert len(read) == 20
