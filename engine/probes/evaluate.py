@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.sparse import coo_array, csr_array
 
 from substyle.engine.probes.batches import Features
 from substyle.engine.probes.tasks import UNKNOWN, Task
@@ -23,12 +24,13 @@ class Scores:
 
     Attributes:
         right_STN: 1 right, 0 wrong, NaN not scored.
-        confusion_CC: counts, rows true, columns predicted, summed over seeds; unknown labels are excluded.
+        confusion_CC: counts, rows true, columns predicted, summed over seeds; unknown labels are excluded. Sparse:
+            of many classes most pairs never occur.
         labels: labels of the confusion matrix.
     """
 
     right_STN: NDArray[np.float32]
-    confusion_CC: NDArray[np.int64]
+    confusion_CC: csr_array
     labels: tuple[str, ...]
 
     @property
@@ -45,7 +47,7 @@ class Scores:
 
     def confusion(self) -> dict[str, Any]:
         """The confusion matrix as JSON."""
-        return {"labels": list(self.labels), "counts": self.confusion_CC.tolist()}
+        return {"labels": list(self.labels), "counts": self.confusion_CC.toarray().tolist()}
 
 
 def score(features: Features, task: Task, heads: Heads, images: NDArray[np.int64]) -> Scores:
@@ -58,7 +60,7 @@ def score(features: Features, task: Task, heads: Heads, images: NDArray[np.int64
         features = features.full()
     seeds, classes = len(heads), len(task.labels)
     right = np.full((seeds, features.variants, len(images)), np.nan, np.float32)
-    confusion = np.zeros(classes * classes, np.int64)
+    confusion_CC = csr_array((classes, classes), dtype=np.int64)
     t, n = task.rows(task.score_T, task.test_N)
     place = np.searchsorted(images, n)
     size = max(1, min(_ROWS, _WIDE // features.width))
@@ -75,6 +77,6 @@ def score(features: Features, task: Task, heads: Heads, images: NDArray[np.int64
         answers = task.answers(t[here], n[here])
         right[:, t[here], place[here]] = predicted_SB == answers
         known = answers != UNKNOWN
-        cells = answers[known] * classes + predicted_SB[:, known]
-        confusion += np.bincount(cells.ravel(), minlength=classes * classes)
-    return Scores(right, confusion.reshape(classes, classes), task.labels)
+        pairs = np.tile(answers[known], seeds), predicted_SB[:, known].ravel()
+        confusion_CC += coo_array((np.ones(len(pairs[0]), np.int64), pairs), confusion_CC.shape)
+    return Scores(right, confusion_CC, task.labels)

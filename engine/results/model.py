@@ -117,7 +117,7 @@ def entry_of(
 
 
 class Confusion(Model):
-    """Counts of test images by true label (rows) and predicted label (columns)."""
+    """Counts of test images by true label (rows) and predicted label (columns); of tasks on transformations."""
 
     labels: Texts
     counts: list[list[Annotated[int, Field(ge=0)]]]

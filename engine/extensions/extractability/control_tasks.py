@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.sparse import csr_array
 
 from substyle.engine.probes.batches import Features
 from substyle.engine.probes.config import ProbeConfig
@@ -174,7 +175,7 @@ def shuffled(
     counts_CC = score(features, own, fit.heads.select([best]), own.test_N).confusion_CC
     known = own.answers(*own.rows(own.score_T, own.test_N)) != UNKNOWN
     expected, sd = by_chance(counts_CC)
-    accuracy = float(np.trace(counts_CC) / known.sum())
+    accuracy = float(counts_CC.trace() / known.sum())
     return {
         "accuracy": accuracy,
         "expected": expected,
@@ -185,7 +186,7 @@ def shuffled(
     }
 
 
-def by_chance(counts_CC: NDArray[np.int64]) -> tuple[float, float]:
+def by_chance(counts_CC: csr_array) -> tuple[float, float]:
     """Mean and standard deviation of the accuracy if labels are permuted at random.
 
     The number of matches is a sum over a random permutation; its moments are Hoeffding's ("A combinatorial central

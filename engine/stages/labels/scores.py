@@ -213,9 +213,10 @@ def _classes(
     for head in config.heads:
         scores = _accuracy(outcome.results["class"][head])
         found |= scores if head == config.heads[0] else {head: scores}
-    counts_CC = np.array(outcome.results["class"][config.heads[0]]["confusion"]["counts"])
-    tested = counts_CC.sum(axis=1) > 0
-    found["balanced"] = float((counts_CC.diagonal()[tested] / counts_CC.sum(axis=1)[tested]).mean())
+    (right_N,), tested_N = outcome.scores[f"class/{config.heads[0]}"], code_N[test_N]
+    trained_N = code_N[splits_of(plain, code_N >= 0, probes.seed)[0]]
+    shared = np.intersect1d(trained_N, tested_N)
+    found["balanced"] = float(np.mean([right_N[tested_N == value].mean() for value in shared]))
     if config.shots:
         own = replace(plain, label_N=code_N, class_names=values.names)
         given = FewShotConfig(

@@ -163,7 +163,10 @@ def test_indistinct_rows_do_not_count(make_table: Make, quick: Quick) -> None:
     assert results["kind"]["linear"]["by_transformation"]["tone_a"] == {
         "accuracy": None, "role": "train", "kind": "tone",
     }  # fmt: skip
-    counts = np.array(transformation["confusion"]["counts"]).sum(1)
+    counts_CC = np.array(transformation["confusion"]["counts"])
+    right = np.nanmean(outcome.scores["transformation/linear"])
+    assert counts_CC.trace() / counts_CC.sum() == pytest.approx(right, abs=1e-6)
+    counts = counts_CC.sum(1)
     test = table.rows(2)
     assert counts[6] == 0
     assert counts[2] == distinct[2, test].sum()
