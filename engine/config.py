@@ -193,23 +193,29 @@ _CPU_OR_GPU = (AUTO, "cpu", "cuda")
 class ExecutorConfig:
     """Processes that embed shards."""
 
-    kind: Literal["local", "ray"] = "local"
+    kind: Literal["auto", "local", "ray"] = "auto"
     """``local``: this process; ``ray``: workers of a Ray cluster, each with its own GPU or, on CPUs, ``threads``
-    cores."""
+    cores; ``auto``: ``ray`` with ``address`` or ``workers``, else ``local``."""
     address: str = ""
     """Address of a running Ray cluster: ``host:port``, or ``auto`` for the one on this machine. Default: $RAY_ADDRESS,
     else a new Ray instance on this machine."""
     workers: Annotated[StrictInt, Field(ge=0, le=65536)] = 0
-    """Number of workers; 0: as many as fit."""
+    """Number of workers; 0: as many as fit. On this machine's CPUs, ``threads`` are by default an equal part of its
+    cores."""
     retries: Annotated[StrictInt, Field(ge=0, le=100)] = 2
     """Retries of a shard whose worker died or failed, on another worker if possible."""
 
     def __post_init__(self) -> None:
         if self.kind == LOCAL and (self.address or self.workers):
             name = "address" if self.address else "workers"
-            raise ConfigError(f"executor.{name}", getattr(self, name), f'only with executor.kind = "{RAY}"')
+            raise ConfigError(f"executor.{name}", getattr(self, name), f'only with executor.kind = "{AUTO}" or "{RAY}"')
         if "://" in self.address:
             raise ConfigError("executor.address", self.address, "auto or host:port, as printed by `ray start`")
+
+    @property
+    def local(self) -> bool:
+        """Whether this process embeds, and no worker."""
+        return self.kind == LOCAL or (self.kind == AUTO and not self.address and not self.workers)
 
     @property
     def joins(self) -> str:
@@ -223,7 +229,7 @@ class ExecutorConfig:
         Raises:
             ConfigError: the device, runtime or Ray is not available.
         """
-        if self.kind == LOCAL:
+        if self.local:
             return config.here(shard_rows)
         if importlib.util.find_spec("ray") is None:
             raise ConfigError("executor.kind", RAY, f"{LOCAL} (ray is not installed; install the extra ray)")

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from substyle.engine import cache
 from substyle.engine.backbones.compile import CompiledBackbone
 from substyle.engine.backbones.spec import EXECUTED
-from substyle.engine.config import LOCAL, BackboneChoice, names_of
+from substyle.engine.config import BackboneChoice, names_of
 from substyle.engine.embedding.loop import EmbedSummary, EmbedTask, Executor, embed_here
 from substyle.engine.embedding.plan import EmbedPlan, PendingShards, added, pending_shards
 from substyle.engine.embedding.preflight import check_backbones, check_store, check_writable
@@ -86,7 +86,7 @@ def embed(
 
 def _workers(plan: EmbedPlan, backbones: Sequence[BackboneChoice]) -> AbstractContextManager[Executor | None]:
     """The executor of remote workers, started before backbones are prepared for minutes; None for local execution."""
-    if plan.executor.kind == LOCAL:
+    if plan.executor.local:
         return nullcontext()
     from substyle.engine.embedding.ray_executor import ray_executor  # Ray is an extra
 

@@ -23,4 +23,4 @@ export RAY_SYMMETRIC_RUN_CLUSTER_WAIT_TIMEOUT=${RAY_SYMMETRIC_RUN_CLUSTER_WAIT_T
 
 srun --nodes="$SLURM_JOB_NUM_NODES" --ntasks-per-node=1 \
     ray symmetric-run --address "$head:$PORT" --min-nodes "$SLURM_JOB_NUM_NODES" --include-dashboard=false -- \
-    substyle embed "$@" --set executor.kind=ray --set executor.address=auto
+    substyle embed "$@" --set executor.address=auto

@@ -22,8 +22,8 @@ from substyle.errors import ConfigError
         ({"kind": "ray", "workers": -1}, "workers"),
         ({"kind": "ray", "workers": True}, "workers"),
         ({"kind": "ray", "retries": 101}, "retries"),
-        ({"address": "auto"}, "address"),
-        ({"workers": 2}, "workers"),
+        ({"kind": "local", "address": "auto"}, "address"),
+        ({"kind": "local", "workers": 2}, "workers"),
         ({"kind": "ray", "address": "ray://head:10001"}, "address"),
     ],
 )
@@ -31,6 +31,29 @@ def test_bad_fields_are_named(fields: dict[str, Any], name: str) -> None:
     with pytest.raises(ConfigError) as caught:
         ExecutorConfig(**fields)
     assert (caught.value.field, caught.value.given) == (f"executor.{name}", fields[name])
+
+
+@pytest.mark.parametrize(
+    ("fields", "local", "threads"),
+    [
+        ({}, True, 0),
+        ({"kind": "local"}, True, 0),
+        ({"kind": "ray"}, False, 12),
+        ({"workers": 5}, False, 2),
+        ({"workers": 24}, False, 1),
+        ({"workers": 5, "address": "head:6379"}, False, 12),  # machines of a cluster may hold one worker each
+        ({"address": "auto"}, False, 12),
+    ],
+)
+def test_workers_or_an_address_ask_for_ray_and_share_the_cores(
+    fields: dict[str, Any], local: bool, threads: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(12)))
+    executor = ExecutorConfig(**fields)
+    assert executor.local == local
+    assert executor.here(EmbedConfig(device="cpu")).threads == threads
+    assert executor.here(EmbedConfig(device="cpu", threads=7)).threads == 7
 
 
 def test_a_gpu_worker_has_its_share_of_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:

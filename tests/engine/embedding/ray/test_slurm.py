@@ -37,7 +37,7 @@ def test_every_machine_joins_one_ray_and_the_first_runs_the_command(tmp_path: Pa
     assert command[0] == "substyle"
     options = parser().parse_args(command[1:])
     assert (options.images, options.store, options.backbone) == (Path("my photographs"), Path("s.zarr"), ["mae:base"])
-    assert changes(options) == {"executor.kind": "ray", "executor.address": "auto"}
+    assert changes(options) == {"executor.address": "auto"}
     mode, statistics, token = environment.split()
     assert (mode, statistics, len(token)) == ("token", "0", 64)
     assert run(tmp_path, "x", "--store", "s", "--backbone", "mae:base")[-1].split()[2] != token
