@@ -123,13 +123,13 @@ def embeddings_digest(
     Args:
         shards: restrict the digest to these shards, since a concurrent run may finish others.
     """
-    finished = store.finished().of([slug])
-    of_R = finished.shares(names) > 0
+    finished = store.finished()
     if shards is not None:
-        of_R &= np.isin(finished.shard_R, shards)
-    shard_R, sums_R = finished.shard_R[of_R], finished.sums_R[of_R]
-    order_R = np.lexsort((sums_R, shard_R))
-    content = shard_R[order_R].astype("<i8").tobytes() + sums_R[order_R].astype("<u8").tobytes()
+        finished = finished.select(np.isin(finished.shard_R, shards))
+    finished = finished.of([slug])
+    finished = finished.select(finished.shares(names) > 0)
+    order_R = np.lexsort((finished.sums_R, finished.shard_R))
+    content = finished.shard_R[order_R].astype("<i8").tobytes() + finished.sums_R[order_R].astype("<u8").tobytes()
     return hashlib.sha256(content).hexdigest()[:16]
 
 
