@@ -18,10 +18,10 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import scipy  # imports its modules when they are used
 import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
-from scipy import ndimage
 
 from substyle.kernels import philox
 from substyle.kernels.dispatch import for_each_image, upload
@@ -114,7 +114,7 @@ def luma(x_SSC: F32) -> F32:
 
 def blurred(x: F32, sigma: float) -> F32:
     """Gaussian blur of a plane or of all channels."""
-    return np.asarray(ndimage.gaussian_filter(x, (sigma, sigma, 0)[: x.ndim], truncate=2.5))
+    return np.asarray(scipy.ndimage.gaussian_filter(x, (sigma, sigma, 0)[: x.ndim], truncate=2.5))
 
 
 def saturated(x_SSC: F32, factor: float) -> F32:
@@ -149,12 +149,12 @@ def seams(label_SS: NDArray[np.integer], width: float) -> F32:
     edge[:, :-1] |= label_SS[:, 1:] != label_SS[:, :-1]
     if not edge.any():
         return np.zeros(label_SS.shape, np.float32)
-    return np.asarray(np.clip(width / 2 + 0.5 - ndimage.distance_transform_edt(~edge), 0, 1), np.float32)
+    return np.asarray(np.clip(width / 2 + 0.5 - scipy.ndimage.distance_transform_edt(~edge), 0, 1), np.float32)
 
 
 def along_edges(plane_SS: F32, sigma: float) -> Places:
     """Directions x + iy of length 1 along the edges, from the smoothed structure tensor. Shape: (S, S)."""
-    across, down = ndimage.sobel(plane_SS, 1), ndimage.sobel(plane_SS, 0)
+    across, down = scipy.ndimage.sobel(plane_SS, 1), scipy.ndimage.sobel(plane_SS, 0)
     # eigenvector of the smaller eigenvalue; the last term decides where there is no edge
     difference = blurred(across * across - down * down, sigma) - np.float32(1e-6)
     angle = np.arctan2(2 * blurred(across * down, sigma), difference) / 2
@@ -230,7 +230,7 @@ def lowpoly(x_SSC: F32, random: Random, p: SimpleNamespace) -> Picture:
     from scipy.spatial import Delaunay  # slow to import
 
     side = len(x_SSC)
-    detail = blurred(ndimage.gaussian_gradient_magnitude(luma(x_SSC), 1.0), p.spacing / 8)
+    detail = blurred(scipy.ndimage.gaussian_gradient_magnitude(luma(x_SSC), 1.0), p.spacing / 8)
     density = 1 + p.edges * detail / max(float(detail.mean()), 1e-3)
     drawn = drawn_places(density, max(int((side / p.spacing) ** 2), 4), random)
     line = np.linspace(-1, side, max(int(side / p.spacing / 2), 2) + 1)
@@ -331,7 +331,7 @@ def _settled(centre_N: Places, density_SS: F32, rounds: int) -> Places:
     for _ in range(rounds):
         number = np.full((side, side), -1)
         number[pixel(centre_N, side)] = np.arange(count)
-        nearest = ndimage.distance_transform_edt(number < 0, return_distances=False, return_indices=True)
+        nearest = scipy.ndimage.distance_transform_edt(number < 0, return_distances=False, return_indices=True)
         label = number[tuple(nearest)].ravel()
         mass, *sums = (np.bincount(label, each, count) for each in moments)
         middle = (sums[0] + 1j * sums[1]) / np.maximum(mass, 1e-12)
@@ -476,8 +476,10 @@ def watercolor(x_SSC: F32, random: Random, p: SimpleNamespace) -> Picture:
     paper = blurred(random(side, side) - 0.5, 1.1 * side / 224) * 6
     y, x = np.mgrid[0:side, 0:side].astype(np.float32)
     moved = x + p.wet * clouds(random, side, 12, 2) + 1j * (y + p.wet * clouds(random, side, 12, 2))
-    flat = blurred(ndimage.grey_closing(ndimage.grey_opening(x_SSC, size), size)[pixel(moved, side)], p.brush / 6)
-    border = np.hypot(ndimage.sobel(luma(flat), 0), ndimage.sobel(luma(flat), 1))
+    flat = blurred(
+        scipy.ndimage.grey_closing(scipy.ndimage.grey_opening(x_SSC, size), size)[pixel(moved, side)], p.brush / 6
+    )
+    border = np.hypot(scipy.ndimage.sobel(luma(flat), 0), scipy.ndimage.sobel(luma(flat), 1))
     density = 1 + p.flow * clouds(random, side, 4, 4) + p.grain * paper + p.rim * border
     colour = between(p.pigment, np.full(3, 255), stretched(luma(flat))) if p.mono else saturated(flat, p.vivid)
     colour = np.clip(p.light + (1 - p.light) * colour, 0, 1)
