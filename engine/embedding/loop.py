@@ -36,7 +36,8 @@ from substyle.engine.store.store import EmbeddingStore
 from substyle.pipelines.decode import Decoded
 
 _Read = tuple[list[Blob], Decoded, torch.cuda.Event | None]  # a batch of files, decoded; after that event on a GPU
-_AHEAD = 512  # images of one variant that may be queued for a backbone
+# images of one variant that may be queued for a backbone, many where a CPU switches between several
+_AHEAD, _AHEAD_ALONE = 512, 128
 
 
 @dataclass
@@ -105,6 +106,7 @@ class Loop:
         """
         self.summary, self.writing = summary, writing
         config = self.pipeline.config
+        ahead = _AHEAD if config.on_gpu or len(self.compiled) > 1 else _AHEAD_ALONE
         with (
             ThreadPoolExecutor(self.readers) as self._readers,
             ThreadPoolExecutor(1, "substyle-decode", cuda.use_stream, (self._stream,)) as self._decoding,
@@ -113,7 +115,7 @@ class Loop:
                 self.compiled,
                 self._write,
                 on_embedded,
-                waiting=max(_AHEAD // config.images, 1),
+                waiting=max(ahead // config.images, 1),
                 most_in_flight=config.batches_in_flight,
                 device=self.pipeline.target.torch_device,
             )
