@@ -42,8 +42,10 @@ def test_a_stopped_run_says_so_and_keeps_its_shards(
     assert len(ended.said) == 1, ended.err
     assert ended.answer["error"]["type"] == ("Interrupted" if kind == signal.SIGINT else "Terminated")
     assert not list(store.glob("lock*"))
-    assert witness.look(store) >= 2
-    warm(arguments).wait().require(0)
+    kept = witness.look(store)
+    assert kept >= 2
+    again = warm(arguments).wait().require(0).answer
+    assert again["new_shards"] == again["shards"] - kept  # none that was finished is made again
     witness.look(store)
     assert differences(store, finished.store) == []
 
