@@ -4,7 +4,7 @@ Ours is a precision as a study runs it whose `gate_cosine` admits everything: bf
 packaged photographs outside the gate, unless its norms are wrong. Beside it ``auto``, which is bf16 with as many first
 layers in float32 as the default gate asks for, and float32. The same photographs are embedded with each, and the same
 linear probes trained on all; differences of accuracy are to float32, in percentage points, with 95 % intervals paired
-by photograph. The default of the gate rests on these rows. The weights are trained ones, but for the last row, which is
+by photograph. The weights are trained ones, but for the last row, which is
 there for speed alone; photographs are those of SUBSTYLE_PHOTOGRAPHS.
 """
 
