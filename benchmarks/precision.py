@@ -4,8 +4,8 @@ Ours is a precision as a study runs it whose `gate_cosine` admits everything: bf
 packaged photographs outside the gate, unless its norms are wrong. Beside it ``auto``, which is bf16 with as many first
 layers in float32 as the default gate asks for, and float32. The same photographs are embedded with each, and the same
 linear probes trained on all; differences of accuracy are to float32, in percentage points, with 95 % intervals paired
-by photograph. The weights are trained ones, but for the last row, which is
-there for speed alone; photographs are those of SUBSTYLE_PHOTOGRAPHS.
+by photograph. The weights are trained ones, but for the last row, which is there for speed alone; photographs are those
+of SUBSTYLE_PHOTOGRAPHS.
 """
 
 from __future__ import annotations
