@@ -430,23 +430,23 @@ def require_asked(
                     asked["name"] = runtime
                 if (precision := choice.precision or pipeline.config.precision) != AUTO:
                     asked["precision"] = precision
-                _require_cosine(store, name, facts, pipeline.config.gate_cosine)
             now = {**facts, "spec": specs.get(name, facts["spec"]), "runtime": {**made, **asked}}
             if changed := catalog.differences(facts, now):
                 how = catalog.remedy(facts, {"runtime": pipeline.target.describe() | {"name": runtime}}, changed)
                 raise DifferentError(
                     f"{store.path}: {name} was embedded with different settings: {'; '.join(changed)}{how}"
                 )
+            if facts.get("gate") is not None:
+                _require_cosine(store, name, facts, pipeline.config.gate_cosine)
 
 
 def _require_cosine(store: EmbeddingStore, name: str, facts: Mapping[str, Any], configured: float | None) -> None:
     """Check that the gate that a stored backbone passed is not looser than the one that is asked for."""
-    found = [gate["cosine_min"] for gate in (facts["gate"], facts["gate"].get("spot")) if gate and "cosine_min" in gate]
-    needed = required(facts["runtime"]["precision"], configured)
-    if min(found, default=1.0) < needed:
+    lowest, needed = catalog.lowest_cosine(facts), required(facts["runtime"]["precision"], configured)
+    if lowest < needed:
         raise DifferentError(
             f"{store.path}: {name} was embedded in {facts['runtime']['precision']} with a minimum cosine of "
-            f"{min(found):.5f} with float32, and {needed} is required: set embed.gate_cosine, or use another store"
+            f"{lowest:.5f} with float32, and {needed} is required: set embed.gate_cosine, or use another store"
         )
 
 

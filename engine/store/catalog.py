@@ -180,6 +180,14 @@ def read(paths: Sequence[Place]) -> Catalog:
     return replace(found, transformations=transformations)
 
 
+def lowest_cosine(facts: Mapping[str, Any]) -> float:
+    """Return the lowest cosine with float32 that a backbone's gate and spot check have found; 1 without a gate."""
+    gate = facts.get("gate")
+    gates = (gate, gate.get("spot")) if isinstance(gate, dict) else ()
+    found = [each.get("cosine_min") for each in gates if isinstance(each, dict)]
+    return min((float(cosine) for cosine in found if isinstance(cosine, (int, float))), default=1.0)
+
+
 def merged(paths: Sequence[Place]) -> Catalog:
     """`read` with transformations that have no array, as those of schema 3."""
     backbones: dict[str, BackboneEntry] = {}
@@ -195,7 +203,8 @@ def merged(paths: Sequence[Place]) -> Catalog:
             newer, older = older, newer
         executed = sorted({each for facts in (newer, older) for each in executions(facts)})
         runtime = {**newer["runtime"], **({EXECUTED: ", ".join(executed)} if executed else {})}
-        backbones[entry.slug] = replace(known, facts={**newer, "runtime": runtime})
+        gate = min(entry.facts, known.facts, key=lowest_cosine).get("gate")  # some embeddings passed no more than this
+        backbones[entry.slug] = replace(known, facts={**newer, "runtime": runtime, "gate": gate})
         merged = transformations.setdefault(entry.slug, {})
         if _identity(known.facts) != _identity(entry.facts):
             raise StoreError(f"{path}: contradicts another catalog file; run substyle verify")

@@ -277,7 +277,8 @@ class EmbeddingStore:
             print(f"{self.path}: {', '.join(rounded)}: {text}", file=sys.stderr)
         unknown = known is None or (SKETCH in facts["spec"] and SKETCH not in known.facts["spec"])
         executed = {*catalog.executions(facts)} <= {*catalog.executions(known.facts if known else facts)}
-        if changed or not executed or (unknown and not new):
+        worse = known is not None and catalog.lowest_cosine(facts) < catalog.lowest_cosine(known.facts)
+        if changed or not executed or ((unknown or worse) and not new):
             catalog.write(self.path, facts, changed, array=False)
         return entry
 

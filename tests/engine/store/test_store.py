@@ -34,6 +34,8 @@ DEFINITIONS = [
 ]
 FOUND = [Definition(definition, ("0" * 16,)) for definition in DEFINITIONS]
 
+OTHER = "timm:other"
+
 
 def facts(name: str = "timm:x", dim: int = 3, weights: str = "w", precision: str = "fp32") -> dict[str, Any]:
     return {
@@ -321,3 +323,16 @@ def test_a_header_that_was_changed_is_refused(disk: Place, change: dict[str, Any
     put(store.path / "substyle.json", json.dumps(head).encode())
     with pytest.raises(StoreError, match=r"substyle\.json: checksum"):
         EmbeddingStore.open(store.path)
+
+
+def test_the_lowest_cosine_of_all_runs_is_kept(tmp_path: Path) -> None:
+    """In whatever order files of the catalog are read, with new transformations or only new photographs."""
+    store, _ = make(LocalPlace(tmp_path, "s.zarr"))
+    least = 1.0
+    for i, (cosine, spot) in enumerate([(0.9995, 0.9999), (0.9991, 0.51), (0.9999, 0.9998), (0.5, 0.9999)]):
+        found = [*FOUND, *(Definition({**DEFINITIONS[-1], "name": f"new_{n}"}, ("0" * 16,)) for n in range(i // 2))]
+        gate = {"cosine_min": cosine, "threshold": 0.5, "configured": True, "spot": {"cosine_min": spot}}
+        store.ensure_backbone({**facts(OTHER), "gate": gate}, found)
+        least = min(least, cosine, spot)
+        opened = EmbeddingStore.open(store.path).backbone(OTHER)
+        assert catalog.lowest_cosine(opened.facts) == least
