@@ -475,10 +475,11 @@ def groups(small_NRC: NDArray[np.uint8]) -> NDArray[np.int64]:
     # equal ones first: pairs of them would be many
     small_MX, of_N = np.unique(small_NRC.reshape(len(small_NRC), -1), axis=0, return_inverse=True)
     small_MRC, count = small_MX.reshape(-1, *small_NRC.shape[1:]), len(small_MX)
-    bits = np.packbits((small_MRC[:, :, 1:] > small_MRC[:, :, :-1]).reshape(count, 64), axis=1)
+    bits_MX = (small_MRC[:, :, 1:] > small_MRC[:, :, :-1]).reshape(count, 64)
+    word_M = np.packbits(bits_MX, axis=1).view(np.uint64).ravel()
     pairs = [np.zeros((2, 0), np.int64)]
-    for one, other in _candidates(bits, small_MX.sum(axis=1, dtype=np.int64)):
-        few = np.bitwise_count(bits[one] ^ bits[other]).sum(axis=1) <= MAX_BITS
+    for one, other in _candidates(word_M, small_MX.sum(axis=1, dtype=np.uint64)):
+        few = np.bitwise_count(word_M[one] ^ word_M[other]) <= MAX_BITS
         a, b = one[few], other[few]
         near = np.abs(small_MRC[a].astype(np.int16) - small_MRC[b]).mean(axis=(1, 2)) <= MAX_LEVELS
         pairs.append(np.stack([a[near], b[near]]))
@@ -488,23 +489,22 @@ def groups(small_NRC: NDArray[np.uint8]) -> NDArray[np.int64]:
     return first[group].astype(np.int64)
 
 
-def _candidates(bits_M8: NDArray[np.uint8], sum_M: NDArray[np.int64]) -> Iterator[tuple[NDArray[np.int64], ...]]:
+def _candidates(word_M: NDArray[np.uint64], sum_M: NDArray[np.uint64]) -> Iterator[tuple[NDArray[np.int64], ...]]:
     """Yield all pairs that may be near-duplicates as two index arrays, some of them several times.
 
     Of five blocks of a hash, at most three have a differing bit: two are equal (Manku, Jain and Das Sarma, "Detecting
     near-duplicates for web crawling", WWW 2007). Sums of pixels differ by no more than the pixels do.
     """
-    word_M = bits_M8.view(">u8").ravel().astype(np.uint64)
     blocks = [word_M >> np.uint64(at) & np.uint64(0x1FFF) for at in range(0, 64, 13)]
     for high_M, low_M in combinations(blocks, 2):
-        block_M = high_M << np.uint64(13) | low_M
-        order = np.lexsort((sum_M, block_M))
-        ordered, total = block_M[order], sum_M[order]
+        # sums are below 2 ** 15 - 288, so keys of different blocks are further apart than sums may be
+        key_M = (high_M << np.uint64(13) | low_M) << np.uint64(15) | sum_M
+        order = np.argsort(key_M)
+        ordered = key_M[order]
         first = np.arange(len(order))
         for distance in range(1, len(order)):
             first = first[: np.searchsorted(first, len(order) - distance)]
-            other = first + distance
-            alike = (ordered[first] == ordered[other]) & (total[other] - total[first] <= MAX_LEVELS * ROWS * COLUMNS)
+            alike = ordered[first + distance] - ordered[first] <= np.uint64(MAX_LEVELS * ROWS * COLUMNS)
             first = first[alike]  # a pair further apart is alike only if this one is
             if not len(first):
                 break
