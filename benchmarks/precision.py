@@ -75,7 +75,7 @@ def _rows(name: str, pipeline: PixelPipeline, images: int) -> list[Row]:
             config = replace(pipeline.config, gate_cosine=_ANY_COSINE if precision in NARROW else None)
             own = PixelPipeline(pipeline.settings, config)
             plan = EmbedPlan(source, LocalPlace(place, f"{precision}.zarr"), own, limit=images)
-            choice: Any = BackboneChoice(name, precision=precision)  # type: ignore[arg-type]
+            choice = BackboneChoice(name, precision=precision)  # type: ignore[arg-type]
             try:
                 (compiled[precision],) = prepare_backbones([choice], plan.samples(), quiet=True)
             except GateError as error:

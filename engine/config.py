@@ -232,7 +232,7 @@ class ExecutorConfig:
         if self.local:
             return config.here(shard_rows)
         if importlib.util.find_spec("ray") is None:
-            raise ConfigError("executor.kind", RAY, f"{LOCAL} (ray is not installed; install the extra ray)")
+            raise ConfigError("executor.kind", RAY, f"{LOCAL} without workers and address, or install the extra ray")
         if config.device not in _CPU_OR_GPU:
             raise ConfigError("device", config.device, f"{', '.join(_CPU_OR_GPU)} (Ray assigns the GPUs)")
         found = config.here(shard_rows)

@@ -436,18 +436,12 @@ def require_asked(
                 raise DifferentError(
                     f"{store.path}: {name} was embedded with different settings: {'; '.join(changed)}{how}"
                 )
-            if facts.get("gate") is not None:
-                _require_cosine(store, name, facts, pipeline.config.gate_cosine)
-
-
-def _require_cosine(store: EmbeddingStore, name: str, facts: Mapping[str, Any], configured: float | None) -> None:
-    """Check that the gate that a stored backbone passed is not looser than the one that is asked for."""
-    lowest, needed = catalog.lowest_cosine(facts), required(facts["runtime"]["precision"], configured)
-    if lowest < needed:
-        raise DifferentError(
-            f"{store.path}: {name} was embedded in {facts['runtime']['precision']} with a minimum cosine of "
-            f"{lowest:.5f} with float32, and {needed} is required: set embed.gate_cosine, or use another store"
-        )
+            needed = required(made["precision"], pipeline.config.gate_cosine) if facts.get("gate") is not None else 0.0
+            if (lowest := catalog.lowest_cosine(facts)) < needed:
+                raise DifferentError(
+                    f"{store.path}: {name} was embedded in {made['precision']} with a minimum cosine of {lowest:.5f} "
+                    f"with float32, and {needed} is required: set embed.gate_cosine, or use another store"
+                )
 
 
 def shard_rows(backbones: Sequence[CompiledBackbone], variants: int, images: int, config: EmbedConfig) -> int:

@@ -519,10 +519,10 @@ class ResultsDocument(Model):
         return self.backbones[name].probe(task, head) if name in self.backbones else None
 
     def gate_note(self) -> str:
-        """A sentence about backbones whose gate required a configured cosine; empty if there are none."""
+        """A sentence on backbones whose minimum cosine with float32 is not the default; empty if there are none."""
         gates = {name: backbone.gate for name, backbone in self.ordered().items()}
-        told = [f"{name} (at least {gate.threshold})" for name, gate in gates.items() if gate and gate.configured]
-        return f"Cosine with float32 as configured, not the default: {', '.join(told)}." if told else ""
+        limits = [f"{gate.threshold} for {name}" for name, gate in gates.items() if gate and gate.configured]
+        return f"The minimum cosine with float32 is set to {', '.join(limits)}." if limits else ""
 
     def heads(self) -> list[str]:
         """Heads of all probes, linear and MLP first."""

@@ -433,7 +433,7 @@ def _array(file: Path, near: Path | None) -> NDArray[np.floating]:
         array = np.load(file, mmap_mode="r", allow_pickle=False)  # mapped: a header may claim any size
     except (OSError, ValueError, EOFError, SyntaxError, tokenize.TokenError, BadZipFile) as error:
         raise SubstyleError(f"{file}: cannot read: {error}") from error
-    if not isinstance(array, np.ndarray) or array.ndim != 2:
+    if not isinstance(array, np.ndarray) or array.ndim != 2 or not len(array):
         raise ConfigError(f"embeddings of {file.name}", f"array {getattr(array, 'shape', 'of several')}", _ALLOWED)
     blocks = (array[start : start + _ROWS] for start in range(0, len(array), _ROWS))
     if array.dtype not in (np.float16, np.float32) or not array.flags.c_contiguous:

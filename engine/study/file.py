@@ -157,7 +157,7 @@ def study_of(
     _run_plugins(data.get("plugins"), folder, allow_plugins or code_allowed())
     if "stages" in data:
         raise ConfigError("stages", data["stages"], "a table [<stage>] for each stage of a plug-in")
-    others = data.keys() - {each.name for each in fields(Study)}  # stages take half a second to import
+    others = data.keys() - {each.name for each in fields(Study)}  # importing all stages is slow
     tables = {name: data.pop(name) for name in registry.registered() if name in others} if others else {}
     study = Study(**data)
     return replace(study, stages={name: registry.settings_of(name, table) for name, table in tables.items()})

@@ -216,7 +216,8 @@ def _classes(
     (right_N,), tested_N = outcome.scores[f"class/{config.heads[0]}"], code_N[test_N]
     trained_N = code_N[splits_of(plain, code_N >= 0, probes.seed)[0]]
     shared = np.intersect1d(trained_N, tested_N)
-    found["balanced"] = float(np.mean([right_N[tested_N == value].mean() for value in shared]))
+    if len(shared):
+        found["balanced"] = float(np.mean([right_N[tested_N == value].mean() for value in shared]))
     if config.shots:
         own = replace(plain, label_N=code_N, class_names=values.names)
         given = FewShotConfig(

@@ -230,7 +230,7 @@ def test_headline_states_a_configured_gate() -> None:
     results["backbones"]["beta"]["gate"] = {"cosine_min": 0.995, "threshold": 0.99, "configured": True}
     results["backbones"]["alpha"]["gate"] = {"cosine_min": 0.9995, "threshold": 0.999, "configured": False}
     *_, note = headline_table(validate_results(results)).splitlines()
-    assert note.endswith(": beta (at least 0.99).")
+    assert note == "The minimum cosine with float32 is set to 0.99 for beta."
 
 
 def layered() -> dict[str, Any]:

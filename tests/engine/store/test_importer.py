@@ -154,3 +154,10 @@ def test_a_large_row_group_is_not_held(tmp_path: Path) -> None:
     assert len(read) == 20
     assert all(read)
     assert pool.max_memory() < x_RD.nbytes / 2
+
+
+def test_an_array_of_no_row_is_refused(tmp_path: Path) -> None:
+    np.save(tmp_path / "x.npy", np.zeros((0, 5), np.float16))
+    (tmp_path / "x.csv").write_text("key,transformation\n")
+    with pytest.raises(ConfigError, match=r"embeddings of x\.npy.*\(0, 5\)"):
+        import_store(tmp_path / "x.npy", tmp_path / "s.zarr", "mine", rows=tmp_path / "x.csv")
