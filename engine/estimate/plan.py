@@ -37,7 +37,7 @@ _NOT_ON_GPU = ("identity", "library")  # the decoder makes the one, processes on
 SOURCES = {
     "decoding": f"published: NVIDIA DALI's CI, {_DALI:,} photographs/s on an H100, 70 CPU threads; others by bandwidth",
     "bandwidth": "assumed: 0.8 of the peak; copies reach 0.9, other kernels somewhat less",
-    "variants": "counted: bytes by suite; backbones: counted: products, between which all is fused",
+    "variants": "counted: bytes by suite; backbones: counted: products, and bytes by timm's published rates",
     "host": "measured: one Xeon core",
     "storage": "assumed: 1 GB/s a machine, unless given; requests: counted",
     "linear probes": "counted: products and bytes; measured: passes of 272 photographs",

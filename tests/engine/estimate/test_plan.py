@@ -7,7 +7,47 @@ import torch
 from torch import nn
 
 from substyle.engine.estimate import networks
+from substyle.engine.estimate.roofline import Device
 from substyle.errors import ConfigError
+
+# Peaks by NVIDIA's data sheets (dense fp16 products summed in float32). Fractions of them are those of the ViTs.
+CARDS = {
+    "RTX PRO 6000 Max-Q": Device("RTX PRO 6000 Max-Q", 438.9e12, 110e12, 1.792e12, 96e9, 0.42, "timm"),
+    "RTX 5090": Device("RTX 5090", 209.5e12, 104.8e12, 1.792e12, 32e9, 0.76, "timm"),
+    "RTX 4090": Device("RTX 4090", 165.2e12, 82.6e12, 1.008e12, 24e9, 0.76, "timm"),
+}
+# Images/s at 224 pixels on those cards, by torch.compile in amp: results/benchmark-infer-amp-nchw-{pt291-cu130-
+# pro6000maxq, pt291-cu130-5090, pt240-cu124-rtx4090}-dynamo.csv of huggingface/pytorch-image-models, aa4b5850
+PUBLISHED = {
+    "resnet18": (35768.11, 35635.29, 25948.79),
+    "resnet50": (12188.25, 12400.78, 8237.46),
+    "resnet152": (5357.05, 5330.92, 3646.55),
+    "vgg16": (5719.04, 5358.29, 3839.88),
+    "convnext_tiny": (9413.54, 9524.46, 6713.74),
+    "tf_efficientnet_lite0": (25399.61, 26644.88, 17685.01),
+    "mobilenetv2_100": (26548.99, 27591.89, 18995.91),
+    "mobilenetv3_large_100": (32507.57, 34721.93, 24474.85),
+    "vit_small_patch16_224": (13517.15, 13438.54, 9665.97),
+    "vit_base_patch16_224": (4741.58, 4378.83, 3345.67),
+    "vit_large_patch16_224": (1509.84, 1338.7, 1041.62),
+    "mixer_b16_224": (5241.51, 5105.51, 3841.01),
+}
+OPTIMISTIC = {
+    "efficientnet_b0": (17361.19, 18234.44, 11670.69),
+    "densenet121": (9364.37, 10178.85, 6580.95),
+    "swin_tiny_patch4_window7_224": (7115.53, 7332.9, 5039.45),
+    "regnety_032": (6405.82, 6656.33, 5575.12),
+}
+
+
+@pytest.mark.parametrize(("name", "lowest", "highest"), [
+    *((name, 1 / 1.35, 1.35) for name in PUBLISHED), *((name, 1.0, 2.4) for name in OPTIMISTIC),
+])  # fmt: skip
+def test_rates_of_networks_are_those_published(name: str, lowest: float, highest: float) -> None:
+    """Within 35 %; of networks with more between their products, at most 2.4 times too many."""
+    work = networks.backbone(f"timm:{name}", 256).work
+    for card, rate in zip(CARDS.values(), (PUBLISHED | OPTIMISTIC)[name], strict=True):
+        assert lowest < 1 / work.seconds(card) / rate < highest, card.name
 
 
 def test_an_image_tower_of_open_clip() -> None:
