@@ -195,8 +195,3 @@ class CapturedGraph:
             embedding_BD = self._captured.replay()
             # cloned on the device, since the next batch overwrites the output
             return copy_to_host(embedding_BD[:count].clone(), self.copies, held=canvas)
-
-
-def exact() -> None:
-    """Disable TF32 for float32 products and convolutions, for the whole process (the setting is not per thread)."""
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False

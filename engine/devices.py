@@ -72,9 +72,13 @@ class Target:
 
     @property
     def torch_device(self) -> torch.device:
-        """The device as a torch device."""
+        """The device as a torch device; see `kernels.dispatch.as_device`."""
         import torch
 
+        from substyle.kernels.dispatch import disable_tf32
+
+        if self.on_gpu:  # other processes receive what one has resolved
+            disable_tf32()
         return torch.device(self.device)
 
     @property

@@ -204,6 +204,8 @@ _NAME = re.compile(r"cpu|cuda(:\d+)?")
 def as_device(name: str, field: str = "device") -> torch.device:
     """Parse a device name: ``cpu``, ``cuda`` (the current CUDA device) or ``cuda:N``. CUDA devices get an index.
 
+    On a CUDA device, float32 is float32 from then on: see `disable_tf32`.
+
     Args:
         field: field or argument of the name, for error messages.
 
@@ -220,7 +222,16 @@ def as_device(name: str, field: str = "device") -> torch.device:
     number = torch.cuda.current_device() if device.index is None else device.index
     if number >= torch.cuda.device_count():
         raise ConfigError(field, name, f"an available device: {available()}")
+    disable_tf32()
     return torch.device("cuda", number)
+
+
+def disable_tf32() -> None:
+    """Disable TF32 for float32 products and convolutions, for the whole process (the setting is not per thread).
+
+    It is torch's default for convolutions, and TORCH_ALLOW_TF32_CUBLAS_OVERRIDE makes it that for products.
+    """
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
 
 
 def available() -> str:

@@ -22,7 +22,7 @@ from substyle.engine.backbones.export import TYPES
 from substyle.engine.backbones.runtimes.openvino import OpenVINOGraph
 from substyle.engine.backbones.runtimes.torch_compile import Mode, compiled
 from substyle.engine.backbones.weights import read_genuine
-from substyle.engine.cuda import Captured, exact
+from substyle.engine.cuda import Captured
 from substyle.engine.devices import Precision
 from substyle.engine.style_transfer.graphs import (
     PHASES,
@@ -76,7 +76,6 @@ class DeviceStyles:
         module.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         canvas_BSSC = torch.zeros(piece, side, side, 3, dtype=torch.uint8, device=device)
         self.canvas_BSSC = canvas_BSSC
-        exact()
         if mode != "off":  # Triton kernels run between the compiled parts
             module.contracted = torch.compiler.disable(module.contracted)  # type: ignore[no-untyped-call]
         run, self.fallback = compiled(module, canvas_BSSC, mode)

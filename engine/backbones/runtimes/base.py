@@ -20,7 +20,7 @@ from torch import nn
 from substyle.engine import cache
 from substyle.engine.backbones.lazy import LazyBackbone
 from substyle.engine.backbones.spec import Embed, Pending, Runtime
-from substyle.engine.cuda import Canvas, copy_to_host, exact
+from substyle.engine.cuda import Canvas, copy_to_host
 from substyle.engine.devices import OPENVINO_ON_CPU, EightBits, Precision, Target, as_eight_bits, as_precision
 from substyle.errors import ConfigError
 
@@ -50,7 +50,6 @@ class TorchOnDevice(Runtime):
     """
 
     def __init__(self, module: nn.Module, device: torch.device) -> None:
-        exact()
         self.module, self.device = copy.deepcopy(module).eval().to(device), device
 
     def start(self, canvas_BSSC: Canvas) -> Pending:

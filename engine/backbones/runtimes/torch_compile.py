@@ -17,7 +17,7 @@ from substyle.engine.backbones.export import Preprocessed, Typed, as_typed
 from substyle.engine.backbones.runtimes.base import PrecisionPolicy, RuntimeBuilder
 from substyle.engine.backbones.runtimes.openvino import ChunkedBatch
 from substyle.engine.backbones.spec import Pending, Runtime
-from substyle.engine.cuda import Canvas, CapturedGraph, as_batch, copy_to_host, exact
+from substyle.engine.cuda import Canvas, CapturedGraph, as_batch, copy_to_host
 from substyle.engine.devices import Precision, as_precision
 from substyle.errors import ConfigError
 from substyle.files import require_compiler_caches
@@ -78,7 +78,6 @@ class TorchCompiled(Runtime):
         # convolutions use the layout of the canvas
         typed.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         canvas_BSSC = torch.zeros(batch, canvas, canvas, 3, dtype=torch.uint8, device=device)
-        exact()
         run: Run
         run, self.fallback = compiled(typed, canvas_BSSC, mode)
         self._run, self.canvas_BSSC = run, canvas_BSSC
