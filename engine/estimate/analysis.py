@@ -6,7 +6,7 @@ from substyle.engine.analysis.geometry import RIDGE
 from substyle.engine.analysis.neighbors import ITERATIONS, RESTARTS
 from substyle.engine.config import AnalysisConfig
 from substyle.engine.estimate.probes import ProbedTable
-from substyle.engine.estimate.roofline import GPU, HOST, STORAGE, Device, Parts
+from substyle.engine.estimate.roofline import CORES, GPU, HOST, STORAGE, Device, Parts
 
 NEIGHBOURS, GEOMETRY = "neighbours and clusters", "geometry"
 POINTS = 256  # rows per cluster of which FAISS trains k-means at most, its default
@@ -34,6 +34,6 @@ def parts(table: ProbedTable, config: AnalysisConfig, device: Device, *, rate: f
     moved = variants - 1
     # targets in coordinates of the identity, the map at each strength, on validation photographs, and the best one
     products = 2.0 * width**2 * (fit + len(RIDGE) * choose + score)
-    host = moved * (score * (_BOOTSTRAP + width * _COMPARE) + products * _PRODUCT)
+    host = moved * (score * (_BOOTSTRAP + width * _COMPARE) + products * _PRODUCT / CORES)
     geometry = {HOST: host, STORAGE: 2 * moved * (fit + choose + score) * width * table.itemsize / rate}
     return {NEIGHBOURS: neighbours, GEOMETRY: geometry}

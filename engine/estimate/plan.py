@@ -15,7 +15,7 @@ from substyle.engine.estimate.networks import backbones
 from substyle.engine.estimate.probes import ProbedTable
 from substyle.engine.estimate.roofline import DECODER, GPU, HOST, STORAGE, Busy, Cluster, Device, Parts, slowest
 from substyle.engine.probes.config import ProbeConfig
-from substyle.engine.probes.dataset import MemoryBudget
+from substyle.engine.probes.dataset import Memory, MemoryBudget
 from substyle.engine.store.layout import rows_of_shards
 from substyle.pipelines.sources.tar_files import WINDOW
 from substyle.pipelines.transforms.base import Transformation, get, real
@@ -38,7 +38,7 @@ SOURCES = {
     "decoding": f"published: NVIDIA DALI's CI, {_DALI:,} photographs/s on an H100, 70 CPU threads; others by bandwidth",
     "bandwidth": "assumed: 0.8 of the peak; copies reach 0.9, other kernels somewhat less",
     "variants": "counted: bytes by suite; backbones: counted: products, and bytes by timm's published rates",
-    "host": "measured: one Xeon core",
+    "host": "measured: one Xeon core; assumed: eight for each GPU, for products and to select rows, and 128 GB",
     "storage": "assumed: 1 GB/s a machine, unless given; requests: counted",
     "linear probes": "counted: products and bytes; measured: passes of 272 photographs",
     "MLPs": "counted: products and bytes; assumed: steps doubled once",
@@ -56,7 +56,7 @@ class BackboneCost:
 
     Attributes:
         store_bytes: size in the store.
-        held: storage on an otherwise empty GPU during probe training, `[probes.expert] table = "auto"`.
+        held: storage during probe training with an otherwise empty GPU, `[probes.expert] table = "auto"`.
         embeddings_per_s: on one GPU; None for a control, and for a layer computed in the pass of a deeper one.
         gpu_hours: of this backbone alone.
     """
@@ -141,13 +141,18 @@ def plan(study: Study, photographs: int, device: Device, cluster: Cluster = ONE,
     transformations, variants = settings.transformations, len(settings.transformations)
     counted = {name: facts for choice in study.backbones for name, facts in backbones(choice.name, BATCH).items()}
     costs, tables, probed, analysed = list[BackboneCost](), list[ProbedTable](), list[Parts](), list[Parts]()
+    memories = [Memory(int(size), int(size), name) for size, name in ((device.memory, GPU), (roofline.MEMORY, HOST))]
     for name, facts in counted.items():
-        shape, free = (variants, photographs, facts.dim), int(device.memory)
-        held = MemoryBudget(shape, itemsize, free, ProbeConfig.stream_buffer, device.name).choose("auto")
-        table = ProbedTable(facts.dim, itemsize, held, transformations, photographs, classes, splits.train, splits.test)
+        shape = variants, photographs, facts.dim
+        how, memory = MemoryBudget(shape, itemsize, ProbeConfig.stream_buffer, *memories).place("auto")
+        held = STORAGE if memory is None else memory.name
+        table = ProbedTable(
+            facts.dim, itemsize, how, held, transformations, photographs, classes, splits.train, splits.test
+        )
         seconds = variants * facts.work.seconds(device)  # of a photograph
         per_s = variants / seconds if facts.parameters else None
-        costs.append(BackboneCost(name, facts.dim, table.size, held, per_s, photographs * seconds / 3600))
+        where = how if held in (GPU, STORAGE) else f"{how}, in host memory"
+        costs.append(BackboneCost(name, facts.dim, table.size, where, per_s, photographs * seconds / 3600))
         tables.append(table)
         rate = cluster.alone.rate
         probed.append(probes.parts(table, study.probes, device, backbone=name, others=len(counted) - 1, rate=rate))

@@ -6,10 +6,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import product
 
-from substyle.engine.estimate.roofline import GPU, HOST, STORAGE, Cluster, Device, Parts
+from substyle.engine.estimate.roofline import CORES, GPU, HOST, STORAGE, Cluster, Device, Parts
 from substyle.engine.probes import mlp, objective
 from substyle.engine.probes.config import ProbeConfig
-from substyle.engine.probes.dataset import FLOAT16, INT8, STREAMED
+from substyle.engine.probes.dataset import FLOAT16, INT8, row_bytes
 from substyle.engine.probes.heads import Setting, grid
 from substyle.engine.probes.resampling import KEPT_DRAWS
 from substyle.pipelines.transforms.base import get
@@ -45,6 +45,7 @@ _LONGER = 2
 # and head that is scored, and per photograph and bootstrap resample: of the draws, of scores of 31 transformations
 _ROW, _SCORE, _DRAW, _RESAMPLE = 80e-9, 0.4e-6, 16e-9, 3e-9
 _READ = 1.98e9  # bytes per second of a full read as a table from page cache, benchmarks/results/store.json
+_SELECT = CORES * 3e9  # bytes per second of rows selected in host memory: 3e9 measured on one Xeon core
 
 LOADING, LINEAR, MLPS, SCORES = "loading", "linear", "MLPs and multi-task", "rows, scores, intervals"
 
@@ -54,13 +55,15 @@ class ProbedTable:
     """Embeddings of a backbone.
 
     Attributes:
-        width: D; itemsize: bytes of a number; how: storage on the GPU, see `ProbeConfig.table`.
+        width: D; itemsize: bytes of a number.
+        how: how probes hold the rows, see `ProbeConfig.table`; held: whose memory has them, or the storage.
         photographs: N, with so many classes; train, test: fractions of them.
     """
 
     width: int
     itemsize: int
     how: str
+    held: str
     transformations: tuple[str, ...]
     photographs: int
     classes: int
@@ -84,7 +87,7 @@ class ProbedTable:
     def stored(self, seen: int, config: ProbeConfig) -> int:
         """Number of rows that a pass over so many transformations reads as stored; 0 if rows are gathered."""
         several = 1 if seen == 1 else len(self.transformations)
-        half = self.how == FLOAT16 and self.itemsize == 2 and config.expert.precision != "fp32"
+        half = (self.how, self.held) == (FLOAT16, GPU) and self.itemsize == 2 and config.expert.precision != "fp32"
         return self.photographs * several if half and self.train * seen >= objective.DENSE * several else 0
 
 
@@ -127,14 +130,15 @@ def parts(
     linear = list(_linear(table, config, device, others, rotated=rotated))
     mlps = list(_mlps(table, config, device, others, multitask=not control))
     seconds: Parts = {}
-    if table.how != STREAMED:
+    if table.held != STORAGE:
         seconds[LOADING] = {STORAGE: table.size / rate, HOST: table.size / _READ}
     for name, fits, launches in ((LINEAR, linear, _LAUNCHES), (MLPS, mlps, 0.0)):
-        read = sum(fit.passes * fit.rows for fit in fits) if table.how == STREAMED else 0.0
-        moved = read * table.width * table.itemsize
-        host = sum(fit.passes for fit in fits) * launches + moved / _READ
+        read = sum(fit.passes * fit.rows for fit in fits) * row_bytes(table.how, table.width, table.itemsize)
+        host = sum(fit.passes for fit in fits) * launches
+        host += {GPU: 0.0, HOST: read / _SELECT, STORAGE: read / _READ}[table.held]
         if fits:
-            seconds[name] = {GPU: sum(fit.gpu for fit in fits), HOST: host, STORAGE: moved / rate}
+            stored = read / rate if table.held == STORAGE else 0.0
+            seconds[name] = {GPU: sum(fit.gpu for fit in fits), HOST: host, STORAGE: stored}
     scored, reports = sum(fit.scored for fit in linear + mlps), sum(fit.reports for fit in linear + mlps)
     resampled = table.test * table.photographs * config.bootstrap
     draws = min(reports, 1) if resampled <= KEPT_DRAWS else reports

@@ -83,6 +83,7 @@ DEVICES = {
     "l4": Device("L4", 121e12, 30.3e12, 0.3e12, 24e9, 0.45, _WIDER),
 }
 DEFAULT = "h100"
+CORES, MEMORY = 8, 128e9  # of a machine for each GPU, assumed: cores, bytes
 GPU, HOST, STORAGE, DECODER = "GPU", "host", "storage", "JPEG decoder"
 Busy = dict[str, float]  # seconds by resource; all are busy at the same time
 Parts = dict[str, Busy]  # of a stage, by name; they follow one another

@@ -45,11 +45,11 @@ class ExpertConfig:
     """Arithmetic of the matrix products of MLPs; ``auto`` is bf16 if the device supports it. Linear heads are solved in
     float32, on a GPU first over rows as stored, in float16 products as precise as float32, unless this is ``fp32``."""
     table: Literal["auto", "float16", "int8", "streamed"] = "auto"
-    """How embeddings are held on the device. float16: all rows, as stored; int8: all rows, standardised and rounded to
-    8 bits with one float32 scale each; streamed: rows of the next steps are read from the store during training;
-    ``auto``: the first of these that takes at most 0.8 of the free memory, and streamed from host memory beside a GPU
-    if all rows take at most 0.8 of that. All draw the same rows; streamed and float16
-    give bit-identical probes. Standardisation always uses the stored embeddings."""
+    """What probes read. float16: all rows, as stored; int8: all rows, standardised and rounded to 8 bits with a float32
+    scale each; streamed: rows of the next steps are read from the store during training. ``auto``: float16 if it takes
+    at most 0.8 of the size of the device's memory, else int8 if it takes at most 0.8 of that or of the host's memory,
+    else streamed. Rows are held in host memory if too little is free on a GPU. All draw the same rows; streamed and
+    float16 give bit-identical probes. Standardisation always uses the stored embeddings."""
 
 
 @validated("probes")

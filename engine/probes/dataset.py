@@ -1,4 +1,4 @@
-"""Embeddings on the training device: float16 (as stored), int8 or streamed from the store."""
+"""Embeddings for training: on the device or in host memory, in float16 (as stored) or int8, or in the store."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ from substyle.engine.probes.loader import (
     Job,
     Loader,
     Placed,
+    Read,
     ReadAhead,
     Straight,
     as_torch,
@@ -30,6 +31,7 @@ from substyle.engine.probes.tasks import I64, Task
 from substyle.engine.store.layout import TRAIN
 from substyle.engine.store.table import EmbeddingTable
 from substyle.errors import ConfigError
+from substyle.kernels import dispatch
 from substyle.kernels.dispatch import CPU, upload
 from substyle.kernels.probe_data import gather, quantise
 
@@ -37,7 +39,7 @@ FLOAT16: Final = "float16"  # the dtype of the store, which may be float32
 INT8: Final = "int8"
 STREAMED: Final = "streamed"
 HOW: tuple[Literal["float16", "int8", "streamed"], ...] = (FLOAT16, INT8, STREAMED)  # in order of preference
-SHARE = 0.8  # fraction of free memory for embeddings; the rest is for heads, activations and batches
+SHARE = 0.8  # fraction of memory for embeddings; the rest is for heads, activations and batches
 _MEMINFO, _CGROUP = Path("/proc/meminfo"), Path("/sys/fs/cgroup")
 
 
@@ -47,54 +49,99 @@ def row_bytes(how: str, width: int, itemsize: int = 2) -> int:
 
 
 @dataclass(frozen=True)
+class Memory:
+    """Memory of a device, or of the host: its size and the part that is free, in bytes."""
+
+    total: int
+    free: int
+    name: str
+
+    @classmethod
+    def of(cls, device: torch.device) -> Memory:
+        """The memory of a device of this machine."""
+        return cls(total_bytes(device), free_bytes(device), str(device))
+
+    def fits(self, need: int) -> bool:
+        """Whether embeddings of so many bytes fit into what is free."""
+        return need <= SHARE * self.free
+
+
+@dataclass(frozen=True)
 class MemoryBudget:
-    """Size of embeddings and free memory of a device.
+    """Size of embeddings, and the memory that can hold them.
 
     Attributes:
         shape: (T, N, D).
         itemsize: bytes per stored number.
-        free: free bytes on the device.
         buffer: buffer size for streaming, in bytes.
-        device: name of the device.
+        device: memory of the training device; host: of the host, the same on a CPU.
     """
 
     shape: tuple[int, ...]
     itemsize: int
-    free: int
     buffer: int
-    device: str
+    device: Memory
+    host: Memory
 
     def needs(self, how: str) -> int:
-        """Required bytes on the device."""
+        """Bytes of the embeddings, or of the buffer."""
         variants, images, width = self.shape
         return self.buffer if how == STREAMED else variants * images * row_bytes(how, width, self.itemsize)
 
-    def fits(self, how: str) -> bool:
-        """Whether the embeddings fit."""
-        return self.needs(how) <= SHARE * self.free
-
     def choose(self, requested: str) -> str:
-        """Resolve ``auto`` to the first format that fits.
+        """Resolve ``auto``.
+
+        Only sizes decide whether embeddings are rounded to int8, not what is free at the moment, so that a study has
+        the same results each time.
+        """
+        if requested != "auto":
+            return requested
+        if self.needs(FLOAT16) <= SHARE * self.device.total:
+            return FLOAT16
+        return INT8 if self.needs(INT8) <= SHARE * max(self.device.total, self.host.total) else STREAMED
+
+    def place(self, requested: str) -> tuple[str, Memory | None]:
+        """Resolve ``auto``, and where the rows are held; None: in the store.
 
         Raises:
-            ConfigError: the embeddings do not fit; the message states the sizes.
+            ConfigError: they do not fit; the message states the sizes.
         """
-        chosen = next((how for how in HOW if self.fits(how)), STREAMED) if requested == "auto" else requested
-        if not self.fits(chosen):
-            others = ", ".join(how for how in HOW if self.fits(how)) or "nothing fits"
-            raise ConfigError("probes.expert.table", requested, f"{others} ({self.words(chosen)})")
-        return chosen
+        how, auto = self.choose(requested), requested == "auto"
+        memories = [] if requested == STREAMED else [self.device, *([self.host] if auto or how == INT8 else [])]
+        held = next((memory for memory in memories if memory.fits(self.needs(how))), None)
+        if held is not None or how == STREAMED or (auto and how == FLOAT16):
+            if held is not self.device and not self.device.fits(self.buffer):
+                raise self._refused(requested, STREAMED)
+            return how, held
+        raise self._refused(requested, how)
 
-    def words(self, how: str) -> str:
-        """Describe required and free memory."""
+    def _refused(self, requested: str, how: str) -> ConfigError:
+        others = [each for each in HOW if self.device.fits(self.needs(each))]
+        if INT8 not in others and self.host.fits(self.needs(INT8)) and self.device.fits(self.buffer):
+            others.append(INT8)
+        allowed = ", ".join(each for each in HOW if each in others) or "nothing fits"
+        return ConfigError("probes.expert.table", requested, f"{allowed} ({self.words(how, self.device)})")
+
+    def words(self, how: str, held: Memory | None) -> str:
+        """Describe the embeddings, and the required and free memory."""
         variants, images, width = self.shape
-        factors = f"{images:,} images × {variants} variants × {width}"
-        need, free = f"{self.needs(how) / 1e9:.2f} GB", f"{SHARE:.0%} of {self.free / 1e9:.2f} GB free on {self.device}"
-        if how == STREAMED:
-            whole = self.needs(FLOAT16) / 1e9
-            return f"streamed: {factors} × {self.itemsize} bytes = {whole:.2f} GB, through a buffer of {need}; {free}"
-        each = f"({width} + 4) bytes" if how == INT8 else f"{width} × {self.itemsize} bytes"
-        return f"{how}: {images:,} images × {variants} variants × {each} = {need}; {free}"
+        factors = f"{images:,} images × {variants} variants ×"
+        number = f"({width} + 4) bytes" if how == INT8 else f"{width} × {self.itemsize} bytes"
+        size = self.needs(INT8 if how == INT8 else FLOAT16) / 1e9
+        text = f"{how}: {factors} {number} = {size:.2f} GB"
+        if how == STREAMED or held is not self.device:
+            text += f", through a buffer of {self.buffer / 1e9:.2f} GB"
+        shown = {each.name: each for each in (self.device, self.host)}.values()
+        return f"{text}; {', '.join(f'{SHARE:.0%} of {each.free / 1e9:.2f} GB free on {each.name}' for each in shown)}"
+
+
+def total_bytes(device: torch.device) -> int:
+    """Size of a device's memory; of the host that of the container, if it has a limit."""
+    if device.type == "cuda":
+        return int(torch.cuda.get_device_properties(device).total_memory)
+    most = _lines(_CGROUP / "memory.max")
+    size = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return min(size, int(most[0])) if most and most[0].isdigit() else size
 
 
 def free_bytes(device: torch.device) -> int:
@@ -220,27 +267,43 @@ class Resident:
 
 
 class Streamed:
-    """Embeddings streamed from the store, or from host memory: rows of the next steps are read during training.
+    """Embeddings streamed to the device during training, ahead of the steps, from host memory or the store.
 
-    Rows of several steps are read in file order, then returned in the order in which they were drawn, so training is
+    Rows of several steps are read together, then returned in the order in which they were drawn, so training is
     identical to that on resident embeddings.
 
     Args:
         buffer: bytes of host memory; a GPU uses as many again.
+        beside: all rows in host memory, as stored or int8; None: they are read from the store.
     """
 
-    def __init__(self, table: EmbeddingTable, device: torch.device, buffer: int) -> None:
-        self.table, self.device, self.buffer, self.how = table, device, buffer, STREAMED
+    def __init__(
+        self, table: EmbeddingTable, device: torch.device, buffer: int, beside: Resident | None = None
+    ) -> None:
+        self.table, self.device, self.buffer, self.beside = table, device, buffer, beside
         self.drawn_on = CPU
-        self.centre: Standardizer | None = None
+        self.how = INT8 if beside is not None and beside.how == INT8 else STREAMED
+        self.centre = None if beside is None else beside.centre
+        self.dtype = as_torch(table.x_TND.dtype) if beside is None else beside.x_RD.dtype
+
+    def read(self, t_R: I64, n_R: I64, out_RD: NDArray[Any]) -> torch.Tensor | None:
+        """Read rows (transformation t of image n). Returns the scales (R,) of int8 rows."""
+        if self.beside is None:
+            self.table.take(t_R, n_R, out_RD)
+            return None
+        row_R = torch.from_numpy(t_R * self.table.x_TND.shape[1] + n_R)
+        torch.index_select(self.beside.x_RD, 0, row_R, out=torch.from_numpy(out_RD))
+        return None if self.beside.scale_R is None else self.beside.scale_R[row_R]
 
     def rows(self, t_B: I64, n_B: I64) -> Placed:
         """Read rows (transformation t of image n)."""
-        x_RD, row_B = raw(self.table, t_B, n_B)
-        if self.device.type == "cpu":
-            return Placed(x_RD, torch.from_numpy(row_B))
-        x_BD = x_RD[torch.from_numpy(row_B)].to(self.device)
-        return Placed(x_BD, torch.arange(len(x_BD), device=self.device))
+        if self.device.type == "cpu" and self.beside is None:
+            x_RD, place_B = raw(self.table, t_B, n_B)
+            return Placed(x_RD, torch.from_numpy(place_B))
+        x_BD = torch.empty(len(t_B), self.table.width, dtype=self.dtype)
+        scale_B = self.read(t_B, n_B, x_BD.numpy())
+        row_B = torch.arange(len(x_BD), device=self.device)
+        return Placed(x_BD.to(self.device), row_B, None if scale_B is None else scale_B.to(self.device))
 
     def feed(self, draw: Draw, size: int, steps: int) -> Loader:
         """Create a loader that reads as many steps at once as fit into half of the buffer.
@@ -248,12 +311,13 @@ class Streamed:
         Raises:
             ConfigError: one step does not fit into half of the buffer.
         """
-        each = size * self.table.width * self.table.x_TND.dtype.itemsize
-        at_once = min(rows_of_half(self.buffer, each), steps)
+        width = self.table.width
+        at_once = min(rows_of_half(self.buffer, size * width * self.dtype.itemsize), steps)
         if at_once < 1:
-            allowed = f"a batch of which two fit into {self.buffer} bytes, unlike rows of width {self.table.width}"
+            allowed = f"a batch of which two fit into {self.buffer} bytes, unlike rows of width {width}"
             raise ConfigError("probes.expert.batch", size, allowed)
-        return ReadAhead(self.table, self.device, draw, size=size, steps=steps, at_once=at_once)
+        window = DoubleBuffer[Read](at_once * size, width, self.dtype, self.device)
+        return ReadAhead(window, self.read, draw, size=size, steps=steps, at_once=at_once)
 
 
 Dataset = Resident | Streamed
@@ -269,18 +333,20 @@ def hold(table: EmbeddingTable, config: ProbeConfig, device: torch.device, *, qu
     in_memory = isinstance(table.x_TND, np.ndarray)
     if in_memory and device.type == "cpu" and config.expert.table in ("auto", FLOAT16):
         return Resident.of(table, device)  # no copy needed
-    itemsize = table.x_TND.dtype.itemsize
-    room = MemoryBudget(table.x_TND.shape, itemsize, free_bytes(device), config.stream_buffer, str(device))
-    how = room.choose(config.expert.table)
-    beside = how == STREAMED and config.expert.table == "auto" and room.needs(FLOAT16) <= SHARE * free_bytes(CPU)
+    memory, itemsize = Memory.of(device), table.x_TND.dtype.itemsize
+    host = memory if device.type == "cpu" else Memory.of(CPU)
+    budget = MemoryBudget(table.x_TND.shape, itemsize, config.stream_buffer, memory, host)
+    how, held = budget.place(config.expert.table)
     if not quiet:
-        source = " from host memory" if beside else ""
-        print(f"probes {table.backbone}: embeddings {room.words(how)}{source}", file=sys.stderr, flush=True)
-    if how == STREAMED:
-        # a copy in the memory beside a GPU is several times as fast as a disk in every pass
-        return Streamed(table.in_memory() if beside else table, device, config.stream_buffer)
+        where = "" if held in (None, memory) else " from host memory"
+        print(f"probes {table.backbone}: embeddings {budget.words(how, held)}{where}", file=sys.stderr, flush=True)
+    if held is None:
+        return Streamed(table, device, config.stream_buffer)
+    if held is not memory:  # several times as fast as a disk in every pass
+        beside = _rounded(table, device, config, CPU) if how == INT8 else Resident.of(table, CPU)
+        return Streamed(table, device, config.stream_buffer, beside)
     if how == INT8:
-        return _rounded(table, device, config)
+        return _rounded(table, device, config, device)
     return Resident.of(table, device) if device.type == "cpu" else _as_stored(table, device, config)
 
 
@@ -292,13 +358,16 @@ def _as_stored(table: EmbeddingTable, device: torch.device, config: ProbeConfig)
     return Resident(table, x_RD)
 
 
-def _rounded(table: EmbeddingTable, device: torch.device, config: ProbeConfig) -> Resident:
+def _rounded(table: EmbeddingTable, device: torch.device, config: ProbeConfig, held: torch.device) -> Resident:
+    """Round on the training device, and hold the rows on this or another one."""
     rows, centre = len(table.keys) * len(table.transformations), _centre(table, config.seed)
-    x_RD = torch.empty(rows, table.width, dtype=torch.int8, device=device)
-    scale_R = torch.empty(rows, device=device)
+    x_RD = dispatch.empty((rows, table.width), torch.int8, held)
+    scale_R = torch.empty(rows, device=held)
     mean_D, scale_D = (torch.from_numpy(v).to(device) for v in (centre.mean_D, centre.scale_D))
     for own, piece_BD in _on_device(table, device, config.stream_buffer):
-        x_RD[own], scale_R[own] = quantise(piece_BD, mean_D, scale_D)
+        rounded_BD, scale_B = quantise(piece_BD, mean_D, scale_D)
+        x_RD[own].copy_(rounded_BD)
+        scale_R[own].copy_(scale_B)
     if not bool(torch.isfinite(scale_R).all()):
         raise table.not_finite()
     return Resident(table, x_RD, scale_R, centre)

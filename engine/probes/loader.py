@@ -12,7 +12,6 @@ import torch
 from numpy.typing import NDArray
 
 from substyle.engine.cuda import after, made, side_stream
-from substyle.engine.store.table import EmbeddingTable
 from substyle.kernels import dispatch
 from substyle.kernels.dispatch import upload
 
@@ -142,35 +141,46 @@ class Straight:
         """Nothing to stop."""
 
 
+Read = tuple[Drawn, torch.Tensor | None]  # rows that were read, and the scales of int8 rows
+
+
 class ReadAhead:
-    """Loader that reads rows of a store several steps ahead.
+    """Loader that reads rows several steps ahead.
 
     Args:
-        device: training device.
-        draw: draws steps of ``size`` rows on the CPU; called on the reader thread.
+        window: buffer, of ``at_once`` steps in each half.
+        read: reads rows (transformation t of image n) into an array, and returns the scales of int8 rows.
+        draw: draws steps of ``size`` rows on the CPU; called on the reader thread, as ``read`` is.
         size: rows per step.
         steps: total number of steps.
         at_once: steps read together into half of the buffer.
     """
 
     def __init__(
-        self, table: EmbeddingTable, device: torch.device, draw: Draw, *, size: int, steps: int, at_once: int
+        self,
+        window: DoubleBuffer[Read],
+        read: Callable[[NDArray[np.int64], NDArray[np.int64], NDArray[Any]], torch.Tensor | None],
+        draw: Draw,
+        *,
+        size: int,
+        steps: int,
+        at_once: int,
     ) -> None:
-        self.size, self.steps, self.at_once, self.draw, self.table = size, steps, at_once, draw, table
-        self.window = DoubleBuffer[Drawn](at_once * size, table.width, as_torch(table.x_TND.dtype), device)
+        self.window, self.read, self.draw = window, read, draw
+        self.size, self.steps, self.at_once = size, steps, at_once
         self._coming = self.window.through(self._jobs())
         self._first = self._taken = self._count = 0
+        self._scale_R: torch.Tensor | None = None
 
-    def _jobs(self) -> Iterator[Job[Drawn]]:
+    def _jobs(self) -> Iterator[Job[Read]]:
         """Jobs that read the rows of up to ``at_once`` steps; draws and reads run on the reader thread."""
         for start in range(0, self.steps, self.at_once):
             drawn = self.draw(start, min(self.at_once, self.steps - start))
             yield lambda out_RD, drawn=drawn: self._read(drawn, out_RD)  # type: ignore[misc]
 
-    def _read(self, drawn: Drawn, out_RD: NDArray[Any]) -> tuple[int, Drawn]:
+    def _read(self, drawn: Drawn, out_RD: NDArray[Any]) -> tuple[int, Read]:
         t_R, n_R = (v.flatten().numpy() for v in (drawn.t_nB, drawn.n_nB))
-        self.table.take(t_R, n_R, out_RD[: len(t_R)])
-        return len(t_R), drawn
+        return len(t_R), (drawn, self.read(t_R, n_R, out_RD[: len(t_R)]))
 
     def take(self, most: int) -> tuple[Drawn, Placed]:
         """Return the rows of the next steps, at most those left in this half of the buffer.
@@ -178,13 +188,17 @@ class ReadAhead:
         If none is left, earlier rows are overwritten from now on: all work that reads them must be queued.
         """
         if self._taken == self._count:
-            self._first, rows, self._drawn = next(self._coming)
+            self._first, rows, (self._drawn, scale_B) = next(self._coming)
             self._taken, self._count = 0, rows // self.size
+            if scale_B is not None:
+                if self._scale_R is None:
+                    self._scale_R = torch.empty(len(self.window.x_RD), device=self.window.x_RD.device)
+                self._scale_R[self._first : self._first + rows].copy_(upload(scale_B.numpy(), self._scale_R.device))
         own = slice(self._taken, min(self._taken + most, self._count))
         self._taken = own.stop
         x_RD = self.window.x_RD
         row = torch.arange(own.start * self.size, own.stop * self.size, device=x_RD.device) + self._first
-        return self._drawn.select(own, x_RD.device), Placed(x_RD, row.view(-1, self.size))
+        return self._drawn.select(own, x_RD.device), Placed(x_RD, row.view(-1, self.size), self._scale_R)
 
     def close(self) -> None:
         """Wait for the thread."""

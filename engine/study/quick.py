@@ -10,7 +10,7 @@ from substyle.engine.config import Study, names_of
 from substyle.engine.embedding.preflight import SplitCounts
 from substyle.engine.estimate import probes
 from substyle.engine.estimate.probes import ProbedTable
-from substyle.engine.estimate.roofline import Device, slowest
+from substyle.engine.estimate.roofline import GPU, Device, slowest
 from substyle.engine.probes.config import ProbeConfig
 from substyle.engine.probes.dataset import FLOAT16
 from substyle.engine.study.file import load_study
@@ -74,7 +74,8 @@ def _seconds(study: Study, config: ProbeConfig, counts: SplitCounts) -> float:
     total = sum(counts.total)
     of_splits = [count / total for count in counts.total]
     transformations = study.settings().transformations
-    table = ProbedTable(_WIDTH, 2, FLOAT16, transformations, total, len(counts.class_names), of_splits[0], of_splits[2])
+    classes, (train, _, test) = len(counts.class_names), of_splits
+    table = ProbedTable(_WIDTH, 2, FLOAT16, GPU, transformations, total, classes, train, test)
     names = names_of(study.backbones)
     parts = [probes.parts(table, config, _CPU, backbone=name, others=len(names) - 1) for name in names]
     return sum(slowest(busy)[1] for of_backbone in parts for busy in of_backbone.values())

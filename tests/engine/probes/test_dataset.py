@@ -13,8 +13,9 @@ from tests.engine.probes.conftest import CPU, SUITE, Make, Quick
 
 from substyle.engine.probes import dataset
 from substyle.engine.probes import dataset as held_module
+from substyle.engine.probes import run as run_module
 from substyle.engine.probes.config import ExpertConfig, ProbeConfig
-from substyle.engine.probes.dataset import MemoryBudget, Streamed, hold
+from substyle.engine.probes.dataset import Memory, MemoryBudget, Resident, Streamed, hold
 from substyle.engine.probes.loader import Draw, Drawn
 from substyle.engine.probes.run import run_probes
 from substyle.engine.store.table import EmbeddingTable
@@ -58,6 +59,26 @@ def test_streamed_probes_learn_what_probes_in_memory_learn(
         np.testing.assert_array_equal(score, expected_scores[name])
 
 
+@pytest.mark.parametrize(("how", "buffer"), [("int8", 24_000), ("float16", 1 << 16)])
+def test_rows_in_host_memory_give_what_rows_on_the_device_give(
+    make_table: Make, quick: Quick, monkeypatch: pytest.MonkeyPatch, how: str, buffer: int
+) -> None:
+    """Bit-identical, where both halves of the buffer are used many times."""
+    table = make_table(style=1.0)
+    config = quick(mlp_steps=10, multitask_steps=10, mlp_resamples=1, dropout=0.2)
+    config = replace(config, expert=replace(config.expert, table=how))
+    expected, expected_scores = plain(table, config)
+    here = hold(table, config, CPU)
+    assert isinstance(here, Resident)
+    beside = Streamed(table, CPU, buffer, here)
+    monkeypatch.setattr(run_module, "hold", lambda *_, **__: beside)
+    results, scores = plain(table, config)
+    assert results == expected
+    assert scores.keys() == expected_scores.keys()
+    for name, score in scores.items():
+        np.testing.assert_array_equal(score, expected_scores[name])
+
+
 def test_probes_on_int8_learn_nearly_the_same(make_table: Make, quick: Quick) -> None:
     table = make_table(images=300, style=1.0)
     config = quick(tasks=("transformation", "class"), heads=("linear",))
@@ -72,24 +93,57 @@ def test_probes_on_int8_learn_nearly_the_same(make_table: Make, quick: Quick) ->
 IMAGENET = (31, 1_281_167, 768)  # 61.0 GB in float16
 
 
+GB = 10**9
+ALL_FREE = Memory(85 * GB, 85 * GB, "cuda:0")
+HOST = Memory(128 * GB, 100 * GB, "cpu")
+
+
+def budget(device: Memory = ALL_FREE, host: Memory = HOST, width: int = 768) -> MemoryBudget:
+    return MemoryBudget((*IMAGENET[:2], width), 2, 1 << 30, device, host)
+
+
 @pytest.mark.parametrize(
-    ("free", "chosen"), [(77e9, "float16"), (76e9, "int8"), (39e9, "int8"), (38e9, "streamed"), (1.4e9, "streamed")]
-)
-def test_the_first_way_that_fits_is_chosen(free: float, chosen: str) -> None:
-    here = MemoryBudget(IMAGENET, 2, int(free), 1 << 30, "cuda:0")
-    assert here.choose("auto") == here.choose(chosen) == chosen
+    ("device", "host", "width", "chosen"),
+    [
+        (77, 1, 768, "float16"), (76, 1, 768, "int8"), (39, 1, 768, "int8"), (38, 1, 768, "streamed"),
+        (38, 39, 768, "int8"), (85, 128, 2048, "int8"), (85, 100, 2048, "streamed"), (24, 16, 2048, "streamed"),
+    ],
+)  # fmt: skip
+def test_sizes_alone_decide_what_probes_read(device: int, host: int, width: int, chosen: str) -> None:
+    """Not what is free: a study has the same results each time."""
+    for free in (device * GB, 2 * GB):
+        here = budget(Memory(device * GB, free, "cuda:0"), Memory(host * GB, free, "cpu"), width)
+        assert here.choose("auto") == chosen
+    for asked in ("float16", "int8", "streamed"):
+        assert here.choose(asked) == asked
+
+
+def test_rows_are_held_where_memory_is_free() -> None:
+    assert budget().place("auto") == ("float16", ALL_FREE)
+    little = replace(ALL_FREE, free=20 * GB)
+    assert budget(little).place("auto") == ("float16", HOST)
+    assert budget(little).place("int8") == ("int8", HOST)
+    assert budget(little, replace(HOST, free=70 * GB)).place("auto") == ("float16", None), (
+        "read from the store as it is"
+    )
+    assert budget(width=2048, host=replace(HOST, free=110 * GB)).place("auto") == ("int8", replace(HOST, free=110 * GB))
+    with pytest.raises(
+        ConfigError, match=r"got 'auto'; allowed: streamed \(int8: .*81.50 GB.*80% of 100.00 GB free on cpu"
+    ):
+        budget(width=2048).place("auto")  # streamed would give other results
 
 
 def test_what_does_not_fit_is_refused_with_the_numbers() -> None:
-    here = MemoryBudget(IMAGENET, 2, int(39e9), 1 << 30, "cuda:0")
+    here = budget(replace(ALL_FREE, free=39 * GB), replace(HOST, free=GB))
     with pytest.raises(ConfigError, match=r"allowed: int8, streamed \(.*61.00") as caught:
-        here.choose("float16")
+        here.place("float16")
     assert (caught.value.field, caught.value.given) == ("probes.expert.table", "float16")
+    none = budget(replace(ALL_FREE, free=GB), replace(HOST, free=GB))
     for asked in ("auto", "streamed"):
         with pytest.raises(ConfigError, match=rf"probes.expert.table: got '{asked}'; .*through a buffer of 1.07 GB"):
-            replace(here, free=10**9).choose(asked)
+            none.place(asked)
     with pytest.raises(ConfigError, match="nothing fits") as caught:
-        replace(here, free=10**9).choose("int8")
+        none.place("int8")
     assert (caught.value.field, caught.value.given) == ("probes.expert.table", "int8")
 
 
@@ -114,6 +168,7 @@ def test_free_memory_of_the_host(monkeypatch: pytest.MonkeyPatch, tmp_path: Path
     (tmp_path / "memory.max").write_text("500000\n")
     (tmp_path / "memory.stat").write_text("anon 100000\nfile 300000\nshmem 50000\n")
     assert dataset.free_bytes(CPU) == 350000
+    assert dataset.total_bytes(CPU) == 500000
 
 
 def test_a_buffer_for_less_than_two_steps_is_refused(make_table: Make) -> None:
