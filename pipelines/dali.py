@@ -99,6 +99,13 @@ def new_pipeline(batch: int, threads: int, device: torch.device) -> Any:  # noqa
     return Pipeline(batch_size=batch, num_threads=threads, device_id=number, prefetch_queue_depth=1, exec_dynamic=True)
 
 
+def release_memory() -> None:
+    """Free what DALI's memory pools hold for pipelines that are gone."""
+    from nvidia.dali import backend
+
+    backend.ReleaseUnusedMemory()  # type: ignore[attr-defined]
+
+
 def define_variants(
     pipeline: Any,  # noqa: ANN401 - DALI ships no types
     transformations: Sequence[base.Transformation],

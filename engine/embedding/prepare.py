@@ -33,6 +33,7 @@ from substyle.engine.store.store import EmbeddingStore
 from substyle.errors import SubstyleError
 from substyle.kernels.philox import image_keys
 from substyle.pipelines import packaged_photographs
+from substyle.pipelines.dali import release_memory
 from substyle.pipelines.decode import Decoder
 from substyle.pipelines.sources import ImageRecord
 from substyle.pipelines.transforms import base
@@ -86,6 +87,7 @@ class PixelPipeline:
         self._maker.cache_clear()
         self._network.cache_clear()
         if self.target.on_gpu:
+            release_memory()
             torch.cuda.empty_cache()
 
     def maker(self, transformations: Sequence[str], seed: int | None = None) -> VariantMaker:

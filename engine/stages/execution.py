@@ -122,6 +122,8 @@ def computed(stage: Stage[C, R], run: Run) -> dict[str, R]:
     stamps = {unit: stamp_of(stage, run, config, unit) for unit in units}
     outdated = [unit for unit in units if not fits(folder_of(stage, run, unit), stamps[unit])]
     run.outdated = outdated
+    if outdated and run.embedding is not None and not isinstance(stage, EmbeddingStage):
+        run.embedding.release()  # a stage may want nearly all of a GPU's memory
     if units and outdated == units:
         run.recomputed.add(stage.name)
     reading = Lock()

@@ -95,6 +95,11 @@ class Embedding:
         """The compiled backbones."""
         return prepare_backbones(self.choices, self.plan.samples(), quiet=self.quiet)
 
+    def release(self) -> None:
+        """Free networks, decoder and variant makers; they are created again when needed."""
+        self.__dict__.pop("compiled", None)
+        self.plan.pipeline.release()
+
 
 @dataclass
 class Run:
