@@ -6,16 +6,15 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import cached_property
-from typing import Literal
 
 import torch
 
 from benchmarks.harness import Timing
+from substyle.engine.backbones.runtimes.torch_compile import Mode
 from substyle.engine.estimate.roofline import DEVICES, Device, card_of
 
 FLUSH = 1 << 28  # bytes written between repeats: more than any L2 cache there is
 _AHEAD = 1_000_000  # cycles, about half a millisecond: by then the host has queued what is to be timed
-Mode = Literal["default", "max-autotune-no-cudagraphs", "off"]
 
 
 @dataclass(frozen=True)
@@ -42,7 +41,7 @@ class Sizes:
         ("ResNet-50", "resnet50"),
         ("ViT-L/14", "vit_large_patch14_clip_224"),
     )
-    modes: tuple[Mode, Mode] = ("default", "max-autotune-no-cudagraphs")  # of torch.compile, for all and for the first
+    mode: Mode = "default"  # of torch.compile
     compared: int = 64  # images whose embeddings are held against float32
     bank: int = 500_000
     queries: int = 4096
@@ -53,7 +52,7 @@ class Sizes:
 TINY = Sizes(
     repeats=2, copied=1 << 16, gemm=32, canvas=32, images=3, checked=2, rows=24, width=16, classes=4, linear_heads=3,
     epoch_heads=4, epoch_batches=(24,), table_rows=100, mlp_heads=2, hidden=8, networks=(("test ViT", "test_vit"),),
-    modes=("off", "off"), compared=6, bank=300, queries=20, found=5, dim=16,
+    mode="off", compared=6, bank=300, queries=20, found=5, dim=16,
 )  # fmt: skip
 
 

@@ -106,7 +106,7 @@ def _torch(bench: Bench, front: Preprocessed) -> Runtime:
     from substyle.engine.backbones.runtimes.torch_compile import TorchCompiled
 
     sizes = bench.sizes
-    return TorchCompiled(front, PRECISION, sizes.images, bench.device, canvas=sizes.canvas, mode=sizes.modes[0])
+    return TorchCompiled(front, PRECISION, sizes.images, bench.device, canvas=sizes.canvas, mode=sizes.mode)
 
 
 def _tensorrt(bench: Bench, front: Preprocessed) -> Runtime:

@@ -138,7 +138,7 @@ def _networks(bench: Bench, styles: tuple[str, ...], **how: Any) -> Any:  # noqa
     from substyle.engine.style_transfer.networks import DeviceStyles, generator_for
 
     side = bench.sizes.canvas
-    return DeviceStyles(generator_for(styles), styles, side=side, **{"mode": bench.sizes.modes[0], **how})
+    return DeviceStyles(generator_for(styles), styles, side=side, **{"mode": bench.sizes.mode, **how})
 
 
 def _styles(bench: Bench, styles: tuple[str, ...]) -> Iterator[Row]:

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import copy
 import importlib.util
-import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 
 import torch
 
 from benchmarks.gpu_check import networks
-from benchmarks.gpu_check.bench import Bench, Mode
+from benchmarks.gpu_check.bench import Bench
 from benchmarks.gpu_check.rows import MEASURED, Job, Row, correctness, skipped
 from substyle.engine.backbones.export import Preprocessed, Typed
 from substyle.engine.backbones.gate import THRESHOLDS
@@ -23,55 +21,43 @@ from substyle.errors import ConfigError, SubstyleError
 
 PART = "runtimes"
 PRECISION: Precision = "bf16"
-TUNED = 150.0  # seconds that trying kernels for a network may take
 BUILT = 90.0  # seconds that building a TensorRT engine may take
 _CALIBRATED_ON, _BATCH, _THREADS = 32, 8, 8  # canvases, none of which a row is measured with; of 8-bit graphs
 _EAGER = "eager torch, bf16, channels_last"
 _COMPILED, _ENGINE = "torch.compile", "TensorRT"
-Rates = dict[str, dict[str, float]]  # images a second by network and way
 
 
 def run(bench: Bench) -> Iterator[Job]:
-    """Each network by torch.compile and by TensorRT, which has to beat it; then the first with kernels tried out."""
-    rates: Rates = {}
-    # convolutions by the fastest of the library's algorithms, for us and for eager torch
-    torch.backends.cudnn.benchmark = bench.device.type == "cuda"
-    for label, model in bench.sizes.networks:
-        rates[label] = {}
-        yield f"{label}, {_COMPILED}", partial(_compiled, bench, label, model, bench.sizes.modes[0], rates[label])
+    """Each network by torch.compile, then by TensorRT, which has to beat it; then the first in 8 bits."""
+    networks_of = bench.sizes.networks
+    rates: dict[str, dict[str, float]] = {label: {} for label, _ in networks_of}  # images a second by way
+    for label, model in networks_of:
+        yield f"{label}, {_COMPILED}", partial(_compiled, bench, label, model, rates[label])
+    for label, model in networks_of:
         yield f"{label}, {_ENGINE}", partial(_tensorrt, bench, label, model, None, rates[label])
-    label, model = bench.sizes.networks[0]
+    label, model = networks_of[0]
     for precision in EIGHT_BITS:
         job = partial(_tensorrt, bench, label, model, precision, rates[label])
         yield f"{label}, {_ENGINE}, {precision}", job
-    yield f"{label}, {_COMPILED}, tuned", partial(_tuned, bench, label, model, rates[label])
 
 
-def _tuned(bench: Bench, label: str, model: str, rates: dict[str, float]) -> Iterator[Row]:
-    if bench.device.type == "cuda":
-        bench.require(TUNED)
-    yield from _compiled(bench, label, model, bench.sizes.modes[1], rates)
-
-
-def _compiled(bench: Bench, label: str, model: str, mode: Mode, rates: dict[str, float]) -> Iterator[Row]:
-    """``rates`` is what the network's other ways have reached, and gets this one's where it is the first."""
+def _compiled(bench: Bench, label: str, model: str, rates: dict[str, float]) -> Iterator[Row]:
+    """``rates`` gets what this way reaches, and eager torch."""
     from substyle.engine.backbones.runtimes.torch_compile import TorchCompiled
 
     bench.require(20.0)
     sizes = bench.sizes
     front = networks.backbone(model, sizes.canvas)
-    runtime = TorchCompiled(front, PRECISION, sizes.images, bench.device, canvas=sizes.canvas, mode=mode)
-    name = f"{label}, {_COMPILED} ({mode}) in a CUDA graph, {PRECISION}"
+    runtime = TorchCompiled(front, PRECISION, sizes.images, bench.device, canvas=sizes.canvas, mode=sizes.mode)
+    name = f"{label}, {_COMPILED} ({sizes.mode}) in a CUDA graph, {PRECISION}"
     fallback = "" if runtime.fallback is None else f"not compiled: {runtime.fallback}"
     yield _against_float32(bench, name, front, runtime, fallback)
     canvas = networks.canvases(sizes.images, sizes.canvas).to(bench.device)
-    if _EAGER not in rates:
-        rates[_EAGER] = _eager(bench, front, canvas)
-    peers = {way: rate for way, rate in rates.items() if way != _COMPILED}
-    row = _rate(bench, name, model, partial(runtime.start, canvas), runtime.stream, peers)
+    rates[_EAGER] = _eager(bench, front, canvas)
+    row = _rate(bench, name, model, partial(runtime.start, canvas), runtime.stream, dict(rates))
     row.text = fallback
     if row.per_s and runtime.fallback is None:
-        rates.setdefault(_COMPILED, row.per_s)
+        rates[_COMPILED] = row.per_s
     yield row
 
 
@@ -157,7 +143,7 @@ def _compared(bench: Bench, front: Preprocessed, runtime: Callable[[torch.Tensor
     canvas = networks.canvases(sizes.compared, sizes.canvas)
     pieces = [torch.as_tensor(runtime(piece)) for piece in torch.split(canvas, sizes.images)]
     reference = front.to(bench.device)
-    with exact(), torch.no_grad():
+    with torch.no_grad():
         expected = torch.cat([reference(piece.to(bench.device)).cpu() for piece in torch.split(canvas, 32)])
     front.to("cpu")
     return networks.compared(torch.cat(pieces), expected)
@@ -183,16 +169,3 @@ def _rate(
         PART, f"{name}, batch {sizes.images}", MEASURED, unit="images", per_s=per_s, seconds=seconds, ceiling_per_s=top,
         ceiling=f"the roofline of {sheet.name}" if sheet else "the measured bf16 product", peers=peers, facts=facts,
     )  # fmt: skip
-
-
-@contextmanager
-def exact() -> Iterator[None]:
-    """float32 products and convolutions in float32, and not in the 10 bits that the tensor cores take for it."""
-    products, convolutions = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = products, convolutions

@@ -22,7 +22,7 @@ from substyle.engine.devices import Precision, as_precision
 from substyle.errors import ConfigError
 from substyle.files import require_compiler_caches
 
-Mode = Literal["default", "max-autotune-no-cudagraphs", "off"]
+Mode = Literal["default", "off"]
 Run = Callable[[torch.Tensor], torch.Tensor]
 
 
@@ -53,7 +53,7 @@ class TorchCompiled(Runtime):
         batch: B.
         device: a CUDA device, or the CPU, where `start` is synchronous.
         canvas: S in pixels.
-        mode: mode of torch.compile; "off" disables it, "max-autotune-no-cudagraphs" tunes kernels for minutes.
+        mode: mode of torch.compile; "off" disables it.
 
     Attributes:
         fallback: reason if compilation failed and the module runs uncompiled, else None.
