@@ -13,7 +13,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pydantic.dataclasses
-import xxhash
 from numpy.typing import NDArray
 from pydantic import Field, TypeAdapter
 
@@ -127,6 +126,8 @@ _RECORD = TypeAdapter(Record)
 
 def content_hash(data: bytes) -> str:
     """Hash the encoded bytes of a photograph, which identifies it: XXH3, 128 bits in hex."""
+    import xxhash  # only here: what reads stores needs none
+
     return xxhash.xxh3_128_hexdigest(data)
 
 
