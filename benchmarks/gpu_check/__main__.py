@@ -1,126 +1,120 @@
 """The command line: ``python3 -m benchmarks.gpu_check [--only PARTS] [--seconds S] [--out FILE] [--fake-device]``.
 
-It runs the parts in turn, with their share of the time, and keeps their rows as they come.
+It runs the parts in turn, each in a process and with its share of the time, and keeps their rows as they come.
 """
 
 from __future__ import annotations
 
 import argparse
-import importlib
 import importlib.util
-import platform
+import json
+import os
 import re
+import signal
+import subprocess
 import sys
+import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from functools import partial
+from collections.abc import Iterator, Sequence
 from itertools import chain, count
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from benchmarks.gpu_check import goals
-from benchmarks.gpu_check.bench import TINY, Bench, OutOfTime, Sizes
-from benchmarks.gpu_check.rows import FAILED, Job, Row, document, save, skipped, table
+from benchmarks.gpu_check.rows import FAILED, Row, document, save, skipped, table
 from benchmarks.harness import RESULTS
-from substyle.engine import cache
 
-SECONDS = 480.0
-# in order of value for the time they take, with the share of the time that each may have
+SECONDS = 530.0
+GRACE = 40.0  # seconds for a piece that has begun when its part's time ends; what hangs is killed then
+# in order of value for the time they take, with the share of the time that each may have. FAISS, and TensorRT within
+# its parts, come last
 PARTS = {
-    "ceilings": 0.04, "kernels": 0.16, "pixels": 0.14, "probes": 0.14, "neighbours": 0.05, "runtimes": 0.3,
-    "end_to_end": 0.17,
+    "ceilings": 0.04, "kernels": 0.15, "pixels": 0.16, "probes": 0.14, "runtimes": 0.31, "end_to_end": 0.15,
+    "neighbours": 0.05,
 }  # fmt: skip
-# what a part as a whole cannot do without; pieces of the others say themselves what they lack
-NEEDS = {"pixels": ("PIL",), "end_to_end": ("PIL", "nvidia.dali", "timm", "zarr")}
-PACKAGES = ("torch", "triton", "timm", "onnxruntime", "numpy", "nvidia-dali-cuda130", "tensorrt", "faiss-gpu")
 
 
-def run(bench: Bench, names: Sequence[str], *, seconds: float, out: Path) -> list[Row]:
-    """Run parts and keep their rows in ``out`` as they come: whoever ends the run may do so at any moment.
+class Record:
+    """What is known so far, in a file from the first row on: whoever ends the run may do so at any moment."""
 
-    A part that has no time left of ``seconds`` skips what it has not done.
-    """
-    rows: list[Row] = []
-    spent: dict[str, float] = {}
+    def __init__(self, out: Path | None, *, fake: bool) -> None:
+        self.out, self.rows = out, list[Row]()
+        self.environment: dict[str, Any] = {"fake": fake}
+        self.spent: dict[str, float] = {}
+
+    def judged(self) -> list[Row]:
+        """All rows, and what they say of the goals."""
+        card = self.environment.get("card") or "another card"
+        return self.rows + goals.gates(self.rows, fake=self.environment["fake"], card=card)
+
+    def add(self, row: Row) -> None:
+        self.rows.append(row)
+        print(f"{row.part}: {row.name}: {row.status}{row.text and f' · {row.text}'}", file=sys.stderr)
+        self.save()
+
+    def save(self) -> None:
+        self.out = self.out or new_file(self.environment)
+        save(document(self.environment, self.judged(), self.spent), self.out)
+
+
+def command(part: str, seconds: float, *, fake: bool) -> list[str]:
+    more = ["--fake-device"] if fake else []
+    return [sys.executable, "-m", "benchmarks.gpu_check.part", part, f"{seconds}", *more]
+
+
+def told(process: Sequence[str], limit: float) -> Iterator[dict[str, Any]]:
+    """What a process says, and in the end of what it died, if it did; it is killed after ``limit`` seconds."""
+    killed = threading.Event()
+    # a group of its own: compilers that it has started may hold the pipe open
+    with subprocess.Popen(process, stdout=subprocess.PIPE, text=True, start_new_session=True) as child:
+
+        def kill() -> None:
+            killed.set()
+            os.killpg(child.pid, signal.SIGKILL)
+
+        timer = threading.Timer(limit, kill)
+        timer.start()
+        try:
+            assert child.stdout is not None
+            for line in child.stdout:
+                if line.endswith("\n"):  # else it died while it wrote
+                    yield json.loads(line)
+            child.wait()
+        except BaseException:
+            kill()
+            raise
+        finally:
+            timer.cancel()
+    code = child.returncode
+    if killed.is_set():
+        yield {"died": f"killed after {limit:.0f} s"}
+    elif code:
+        yield {"died": f"exit code {code}" if code > 0 else f"signal {signal.Signals(-code).name}"}
+
+
+def run(record: Record, names: Sequence[str], *, seconds: float, fake: bool) -> str:
+    """Run parts, and skip what a part has no time for. Returns why there is nothing to check, "" if there is."""
     end = time.monotonic() + seconds
-    about = environment(bench)
     for i, name in enumerate(names):
         began = time.monotonic()
         share = PARTS[name] / sum(PARTS[later] for later in names[i:])  # what earlier parts left over goes to the later
-        bench.deadline = began + max(end - began, 0.0) * share
-        for row in _rows(name, bench):
-            rows.append(row)
-            text = f" · {row.text}" if row.text else ""
-            print(f"{row.part}: {row.name}: {row.status}{text}", file=sys.stderr)
-            save(document(about, rows, spent), out)
-        spent[name] = time.monotonic() - began
-        save(document(about, rows, spent), out)
-    return rows
-
-
-def _rows(name: str, bench: Bench) -> Iterator[Row]:
-    for title, work in _jobs(name, bench):
-        yield from guarded(name, title, work)
-        if bench.device.type == "cuda":
-            # the next piece may want nearly all of the memory; errors that the device still holds come up here
-            yield from guarded(name, f"{title}, memory", _give_back)
-
-
-def _jobs(name: str, bench: Bench) -> Iterator[Job]:
-    """The pieces of a part; if it dies while it is imported or between two of them, a last piece dies of the same."""
-    try:
-        part = importlib.import_module(f"benchmarks.gpu_check.{name}")
-        yield from part.run(bench)
-    except ImportError as error:  # of the first library that is missing, which may be one that another brings along
-        lacks = ", ".join(f"No module named {needed!r}" for needed in NEEDS.get(name, ()) if not _there(needed))
-        yield name, partial(_die, ImportError(lacks) if lacks else error)
-    except Exception as error:  # noqa: BLE001 - the next piece tells it, see `guarded`
-        yield name, partial(_die, error)
-
-
-def _there(module: str) -> bool:
-    try:
-        return importlib.util.find_spec(module) is not None
-    except ModuleNotFoundError:  # of the package that it would lie in
-        return False
-
-
-def _give_back() -> Iterable[Row]:
-    torch.cuda.empty_cache()
-    return ()
-
-
-def _die(error: Exception) -> Iterable[Row]:
-    raise error
-
-
-def guarded(part: str, title: str, work: Callable[[], Iterable[Row]]) -> Iterator[Row]:
-    """The rows of some work, and one more where it ends otherwise: skipped or failed."""
-    try:
-        yield from work()
-    except OutOfTime as late:
-        yield skipped(part, title, f"out of time: {late}")
-    except ImportError as missing:
-        yield skipped(part, title, f"not installed: {missing}")
-    except Exception as error:  # noqa: BLE001 - whatever one piece dies of, the evidence of the others must be kept
-        words = str(error).strip().splitlines() or ["no reason given"]
-        yield Row(part, title, FAILED, f"crashed: {type(error).__name__}: {words[0]}")
-
-
-def environment(bench: Bench) -> dict[str, Any]:
-    packages = {name: found for name, found in cache.versions(*PACKAGES).items() if found}
-    facts: dict[str, Any] = {
-        "device": bench.name, "card": bench.card, "fake": bench.device.type != "cuda", "cuda": torch.version.cuda,
-        "python": platform.python_version(), "packages": packages,
-        "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-    }  # fmt: skip
-    if bench.device.type == "cuda":
-        card = torch.cuda.get_device_properties(bench.device)
-        facts |= {"memory": card.total_memory, "multiprocessors": card.multi_processor_count}
-        facts["capability"] = f"{card.major}.{card.minor}"
-    return facts
+        mine = max(end - began, 0.0) * share
+        at = "its start"
+        for message in told(command(name, mine, fake=fake), mine + GRACE):
+            match message:
+                case {"nothing": reason}:
+                    return str(reason)
+                case {"environment": about}:
+                    record.environment = {**about, **record.environment}
+                case {"piece": piece}:
+                    at = piece
+                case {"row": row}:
+                    record.add(Row(**row))
+                case {"died": how}:
+                    record.add(Row(name, f"{at}, and what comes after it", FAILED, f"the process ended: {how}"))
+        record.spent[name] = time.monotonic() - began
+        record.save()
+    return ""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -138,19 +132,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
                         "H100; the file is marked")  # fmt: skip
     options = parser.parse_args(arguments)
     names = [name for name in PARTS if options.only is None or name in options.only]
-    if options.fake_device:
-        bench = Bench(torch.device("cpu"), TINY, name="NVIDIA H100, rehearsed on a CPU")
-    elif torch.cuda.is_available():
-        bench = Bench(torch.device("cuda", 0), Sizes())
+    record = Record(options.out, fake=options.fake_device)
+    if importlib.util.find_spec("torch") is None:
+        reason = "torch is not installed"
     else:
-        reason = "no CUDA device, or a torch built without CUDA"
+        reason = run(record, names, seconds=options.seconds, fake=options.fake_device)
+    if reason:
         print(table([skipped(name, name, reason) for name in names]))
         print(f"gpu_check: NOTHING WAS CHECKED: {reason}; nothing was written", file=sys.stderr)
         return 1
-    out = options.out or new_file(bench)
-    rows = run(bench, names, seconds=options.seconds, out=out)
-    print(table(rows))
-    print(f"\n{goals.table(rows, fake=options.fake_device, card=bench.card or bench.name)}\n\nkept in {out}")
+    rows = record.judged()
+    print(f"{table(rows)}\n\nkept in {record.out}")
     return 1 if any(row.status == FAILED for row in rows) else 0
 
 
@@ -161,10 +153,11 @@ def _names(text: str) -> list[str]:
     return names
 
 
-def new_file(bench: Bench) -> Path:
+def new_file(environment: dict[str, Any]) -> Path:
     """A file that no other call has: its name has the device and the time."""
-    name = re.sub(r"[^a-z0-9]+", "-", bench.name.lower()).strip("-")
-    folder, kind = (RESULTS, "gpu") if bench.device.type == "cuda" else (Path("runs"), "rehearsal")
+    device = str(environment.get("device", "unknown"))
+    name = re.sub(r"[^a-z0-9]+", "-", device.lower()).strip("-")
+    folder, kind = (Path("runs"), "rehearsal") if environment["fake"] else (RESULTS, "gpu")
     start = f"{kind}-{name}-{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}"
     names = (folder / f"{start}{end}.json" for end in chain([""], (f"-{number}" for number in count(2))))
     return next(name for name in names if not name.exists())

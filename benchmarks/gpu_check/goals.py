@@ -1,17 +1,15 @@
-"""What an H100 has to reach, and whether the rows of a call say that it does."""
+"""What an H100 has to reach, and whether the rows of a call say that it does; and counts that must be exact."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from benchmarks.gpu_check.rows import Row
-from benchmarks.harness import markdown
-from substyle.pipelines.transforms.registry import suite
+from benchmarks.gpu_check.rows import Row, correctness, skipped
 
 Pick = Callable[[Iterable[float]], float]
 CARD = "h100"
-MEAN_VARIANT = "us a variant"  # a fact of rows of several variants
+MEAN_VARIANT = "us a variant"  # a fact of the row of the whole suite in one pass
 
 
 @dataclass(frozen=True)
@@ -24,27 +22,26 @@ class Goal:
     pick: Pick  # which one counts where several rows have it
     of: Callable[[Row], float | None]
 
-    def verdict(self, rows: Sequence[Row], *, fake: bool = False, card: str = CARD) -> str:
-        """``met``, ``missed by`` a share of the goal, or ``not measured``, as in a rehearsal and on other cards."""
+    def gate(self, rows: Sequence[Row], *, fake: bool, card: str) -> Row:
+        """A row that passed or failed on an H100, else one that says that the goal was not measured."""
+        name = f"{self.name}, at {'least' if self.at_least else 'most'} {self.wanted:,g}"
         values = [value for row in rows if (value := self.of(row)) is not None]
         if not values:
-            return "not measured"
+            return skipped("goals", name, "not measured")
         value = self.pick(values)
         shown = f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
         if fake or card != CARD:
-            return f"not measured: {shown} {'in a rehearsal on a CPU' if fake else f'on {card}'}"
+            return skipped(
+                "goals", name, f"not measured: {shown} {'in a rehearsal on a CPU' if fake else f'on {card}'}"
+            )
         lacks = (self.wanted - value if self.at_least else value - self.wanted) / self.wanted
-        return f"met: {shown}" if lacks <= 0 else f"missed by {lacks:.1%}: {shown}"
+        # written so that what is no number is missed
+        return correctness("goals", name, lacks <= 0, shown if lacks <= 0 else f"missed by {lacks:.1%}: {shown}")
 
 
 def _fact(row: Row, name: str) -> float | None:
     value = row.facts.get(name)
     return float(value) if isinstance(value, int | float) else None
-
-
-def _mean_variant(row: Row) -> float | None:
-    whole = row.name.startswith(f"{len(suite('substance31'))} variants in one pass")
-    return _fact(row, MEAN_VARIANT) if whole and row.part == "pixels" else None
 
 
 GOALS = (
@@ -56,7 +53,7 @@ GOALS = (
         "ViT-B/16 end to end, steady, embeddings/s", 12_100.0, True, max,
         lambda row: row.per_s if row.part == "end_to_end" and row.name.startswith("ViT-B/16") else None,
     ),
-    Goal("mean variant, styles included, us", 3.0, False, min, _mean_variant),
+    Goal("mean variant, styles included, us", 3.0, False, min, lambda row: _fact(row, MEAN_VARIANT)),
     Goal(
         "epoch of 200 linear heads on 39.7 million embeddings, s, fastest batch", 5.0, False, min,
         lambda row: _fact(row, "s an epoch"),
@@ -68,11 +65,11 @@ GOALS = (
 )  # fmt: skip
 
 
-def table(rows: Sequence[Row], *, fake: bool, card: str = CARD) -> str:
-    return markdown(
-        ("goal on an H100", "", "verdict"),
-        (
-            (g.name, f"at {'least' if g.at_least else 'most'} {g.wanted:,g}", g.verdict(rows, fake=fake, card=card))
-            for g in GOALS
-        ),
-    )
+def gates(rows: Sequence[Row], *, fake: bool, card: str) -> list[Row]:
+    return [goal.gate(rows, fake=fake, card=card) for goal in GOALS]
+
+
+def counted(part: str, name: str, found: Mapping[str, int], expected: Mapping[str, int]) -> Row:
+    """A row of counts that are known beforehand: it fails where one is not exact."""
+    wrong = [f"{found.get(what, 0):,} {what}, expected {n:,}" for what, n in expected.items() if found.get(what) != n]
+    return correctness(part, name, not wrong, "; ".join(wrong), **found)
