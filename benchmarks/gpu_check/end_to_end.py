@@ -10,10 +10,11 @@ from dataclasses import asdict
 from itertools import count, pairwise
 from pathlib import Path
 
+import numpy as np
 import torch
 from PIL import Image
 
-from benchmarks.gpu_check import networks
+from benchmarks.gpu_check import goals, networks
 from benchmarks.gpu_check.bench import Bench
 from benchmarks.gpu_check.rows import MEASURED, Job, Row, skipped
 from benchmarks.harness import Timing
@@ -29,6 +30,8 @@ from substyle.engine.embedding.loop import EmbedSummary
 from substyle.engine.embedding.plan import EmbedPlan
 from substyle.engine.embedding.prepare import PixelPipeline
 from substyle.engine.embedding.run import embed_compiled
+from substyle.engine.store.store import EmbeddingStore
+from substyle.engine.store.table import load_table
 from substyle.pipelines.sources import FolderSource
 from substyle.pipelines.storage import LocalPlace
 from substyle.pipelines.transforms.registry import suite
@@ -42,9 +45,9 @@ _SIDES = (500, 375)  # px, as most of ImageNet
 
 
 def run(bench: Bench) -> Iterator[Job]:
-    """The first network in each runtime that a GPU may have."""
+    """The first network in each runtime that a GPU may have, TensorRT, whose engine takes long to build, last."""
     label, model = bench.sizes.networks[0]
-    for runtime in ON_GPU:
+    for runtime in sorted(ON_GPU, key="tensorrt".__eq__):
         yield f"{label}, {runtime}", lambda runtime=runtime: _row(bench, label, model, runtime)  # type: ignore[misc]
 
 
@@ -73,6 +76,9 @@ def _row(bench: Bench, label: str, model: str, runtime: str) -> Iterator[Row]:
             with observability.recording() as trace:
                 taken.append(fill(source))
             shards += between_commits(trace.spans)
+        found = _stored(folder / f"{len(taken)}.zarr")
+    expected = {"photographs": _SHARDS * rows, "embeddings": _SHARDS * rows * len(names)}
+    yield goals.counted(PART, f"{name}, read from the store", found, expected)
     alone = _alone(bench, backbone.embed, config.batches_in_flight)
     last = taken[-1].seconds
     facts = {"embeddings/s from start to end": _SHARDS * rows * len(names) / last["total"]}
@@ -84,6 +90,14 @@ def _row(bench: Bench, label: str, model: str, runtime: str) -> Iterator[Row]:
         seconds=asdict(Timing.of(shards)),
         ceiling_per_s=alone, ceiling="the backbone alone, fed with a ready batch", facts=facts,
     )  # fmt: skip
+
+
+def _stored(folder: Path) -> dict[str, int]:
+    """How many photographs and finite embeddings a store has."""
+    store = EmbeddingStore.open(folder)
+    (entry,) = store.backbones()
+    table = load_table(store, entry.name)
+    return {"photographs": len(table.keys), "embeddings": int(np.isfinite(np.asarray(table.x_TND)).all(2).sum())}
 
 
 def between_commits(spans: Iterable[observability.Span]) -> list[float]:

@@ -26,7 +26,7 @@ SEED = 3
 
 
 def run(bench: Bench) -> Iterator[Job]:
-    """Correctness of canvases, quarantine and each variant; then rates of decoding, of each variant and of all."""
+    """Correctness of canvases, quarantine and each variant; then rates of decoding, of all variants and of each."""
     from substyle.pipelines.variants import load_all
 
     load_all()
@@ -39,13 +39,13 @@ def run(bench: Bench) -> Iterator[Job]:
             yield name, lambda name=name: [_variant(bench, name)]  # type: ignore[misc]
     yield "styles", lambda: _styles(bench, styles)
     yield "decoding", lambda: _decoding(bench)
-    for name in names:
-        yield f"{name}, rate", lambda name=name: [_rate(bench, name, (name,))]  # type: ignore[misc]
     others = tuple(name for name in names if name not in styles)
-    for several in (others, styles, names):
+    for several in (names, others, styles):
         title = f"{len(several)} variants in one pass{', the styles' if several is styles else ''}"
         whole = several is names
         yield title, lambda title=title, several=several, whole=whole: [_rate(bench, title, several, whole)]  # type: ignore[misc]
+    for name in names:
+        yield f"{name}, rate", lambda name=name: [_rate(bench, name, (name,))]  # type: ignore[misc]
 
 
 def _device(bench: Bench) -> str:
