@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import importlib.util
 import subprocess
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+from tests.kernels.test_ahead_of_time import PINNED
 
 REQUIREMENTS = Path(__file__).parents[1] / "requirements"
 SPEC = importlib.util.spec_from_file_location("install", REQUIREMENTS / "install.py")
@@ -77,3 +79,24 @@ def test_pip_installs_where_uv_cannot(fails: Sequence[str], ran: list[str], monk
         commands.clear()
         assert install.main(arguments) == 0
         assert commands == ran
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("torch", "triton"), PINNED.items())
+def test_the_extra_gpu_resolves_with_the_torch_that_is_there(torch: str, triton: str, tmp_path: Path) -> None:
+    """No other torch and no other CUDA, but for what FAISS needs."""
+    (tmp_path / "torch.txt").write_text(f"torch=={torch}.0\n")
+    resolve = [sys.executable, "-m", "uv", "pip", "compile", "--no-annotate", "--no-header", "--no-python-downloads"]
+    resolve += ["--python-version", "3.12", "--python-platform", "x86_64-unknown-linux-gnu", "--extra", "gpu"]
+    resolve += ["--extra", "weights", "-c", "torch.txt", str(REQUIREMENTS.parent / "pyproject.toml")]
+    done = subprocess.run(resolve, check=False, capture_output=True, text=True, cwd=tmp_path)
+    unreachable = ("No module named uv", "Failed to fetch", "error sending request")
+    if done.returncode and any(words in done.stderr for words in unreachable):
+        pytest.skip(f"no package index can be asked: {done.stderr}")
+    assert done.returncode == 0, done.stderr
+    versions = dict(line.split("==") for line in done.stdout.splitlines() if "==" in line)
+    assert (versions["torch"], versions["triton"]) == (f"{torch}.0", triton)
+    assert versions["nvidia-dali-cuda130"].startswith("2.")
+    assert {name for name in versions if name.endswith("-cu12")} == {
+        "nvidia-cublas-cu12", "nvidia-cuda-nvrtc-cu12", "nvidia-cuda-runtime-cu12", "nvidia-curand-cu12"
+    }  # fmt: skip

@@ -24,7 +24,8 @@ from substyle.kernels import dispatch, philox
 
 FOLDER = Path(dispatch.__file__).parent
 ROOT = Path(__file__).parents[2]
-PINNED = {"2.10": "3.6.0", "2.11": "3.6.0", "2.12": "3.7.0", "2.13": "3.7.1"}  # Triton that each torch of CUDA requires
+# Triton that each torch of CUDA 13 requires
+PINNED = {"2.11": "3.6.0", "2.12": "3.7.0", "2.13": "3.7.1", "2.14": "3.8.0", "2.15": "3.9.0"}
 TYPES = {
     torch.bool: "i1", torch.int8: "i8", torch.uint8: "u8", torch.int16: "i16", torch.uint16: "u16", torch.int32: "i32",
     torch.int64: "i64", torch.float16: "fp16", torch.bfloat16: "bf16", torch.float32: "fp32",
