@@ -140,8 +140,17 @@ bench: setup
 # make gpu-check               on a machine with a GPU: holds every claim about GPUs against it; installs nothing;
 #                              fails where there is no GPU
 # make gpu-check ONLY=kernels,probes  some parts of it
+# make gpu-check CARRY=1       without a GPU: downloads wheels that a GPU machine may lack into build/carry, in pieces;
+#                              on a GPU machine without a network, to which they were brought: unpacks them and uses them
+CARRIED := build/carry/packages
+CHECKED_BY := $(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON))
 gpu-check:
-	PYTHONPATH=src $(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON)) -m benchmarks.gpu_check $(if $(ONLY),--only $(ONLY))
+ifeq ($(CARRY)$(EXTRA),1cpu)
+	$(CHECKED_BY) -m benchmarks.carry
+else
+	$(if $(CARRY),$(CHECKED_BY) -m benchmarks.carry --unpack)
+	PYTHONPATH=src$(if $(CARRY),:$(CARRIED)) $(CHECKED_BY) -m benchmarks.gpu_check $(if $(ONLY),--only $(ONLY))
+endif
 
 # make gpu-paper               without a GPU: runs what torch would run on one, on tensors without values; fails where the
 #                              host would wait for the GPU, and where devices are mixed

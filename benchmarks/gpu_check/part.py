@@ -28,7 +28,10 @@ from substyle.kernels.dispatch import as_device
 # what a part as a whole cannot do without; pieces of the others say themselves what they lack
 NEEDS = {
     "pixels": ("PIL",), "probes": ("scipy", "pyarrow", "pydantic"),
-    "end_to_end": ("PIL", "nvidia.dali", "timm", "pyarrow", "pydantic", "zarr", "numcodecs", "google_crc32c", "xxhash"),
+    "end_to_end": (
+        *("PIL", "nvidia.dali", "timm", "pyarrow", "pydantic", "zarr", "numcodecs", "google_crc32c", "xxhash"),
+        "matplotlib",  # ships photographs by which transformations are known
+    ),
 }  # fmt: skip
 PACKAGES = ("torch", "triton", "timm", "onnxruntime", "numpy", "nvidia-dali-cuda130", "tensorrt", "faiss-gpu")
 

