@@ -53,11 +53,7 @@ def _device(bench: Bench) -> str:
 
 
 def files(count: int, side: int) -> list[bytes]:
-    """Encoded photographs: those of SUBSTYLE_PHOTOGRAPHS, else smooth random fields of ImageNet's size."""
-    if "SUBSTYLE_PHOTOGRAPHS" in os.environ:
-        from benchmarks import photographs  # needs libraries that a bare machine lacks
-
-        return [record.read() for record in photographs.records(count)]
+    """Encoded smooth random fields of ImageNet's size."""
     fields = [Image.fromarray(field.numpy()).resize((WIDTH, HEIGHT)) for field in networks.canvases(8, side)]
     made = [_encoded(field, "JPEG", quality=90, subsampling=(2, 2, 0)[i % 3]) for i, field in enumerate(fields)]
     return [made[i % len(made)] for i in range(count)]
