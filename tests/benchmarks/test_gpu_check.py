@@ -41,7 +41,7 @@ def rehearsed(out: Path, *arguments: str, packages: list[str] | None = None) -> 
     if packages is not None:
         program = [str(Path(__file__).with_name("bare.py")), ",".join(packages)]
     done = subprocess.run(
-        [sys.executable, *program, "--fake-device", "--out", str(out), *arguments],
+        [sys.executable, *program, "--fake-device", "--seconds", "1e6", "--out", str(out), *arguments],
         check=False, capture_output=True, text=True, cwd=ROOT,
         env={**os.environ, "PYTHONPATH": str(ROOT / "src"), "CUDA_VISIBLE_DEVICES": ""},
     )  # fmt: skip
