@@ -35,6 +35,15 @@ def _shot_start(rate: float) -> U16:
     return np.where(first == last, first, np.uint16(256))  # the table is monotonic in the random number
 
 
+def bits16(keys_B: philox.U64, name: str, count: int, device: torch.device) -> torch.Tensor:
+    """``philox.bits16_torch``, in Triton if installed. Shape: (B, count) int32 in [0, 65536)."""
+    if on_triton(torch.empty(0, device=device)):
+        from substyle.kernels import philox_triton
+
+        return philox_triton.bits16(keys_B, name, count, device)
+    return philox.bits16_torch(keys_B, name, count, device)
+
+
 def gaussian_noise(canvas_BSSC: torch.Tensor, std_B: F32, keys_B: philox.U64, name: str) -> torch.Tensor:
     """Add Gaussian noise, round and clip. Shape: (B, S, S, C) uint8 in and out.
 

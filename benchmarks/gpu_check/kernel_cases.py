@@ -24,7 +24,6 @@ from substyle.kernels import (
     tables,
     warp,
 )
-from substyle.kernels.dispatch import on_triton
 
 Work = Callable[[], torch.Tensor]
 Array = np.ndarray[tuple[int, ...], np.dtype[Any]]
@@ -148,14 +147,7 @@ def _noise(m: Made, name: str, strengths: tuple[float, ...], each: int) -> Case:
 def bits(m: Made) -> Case:
     """The 16-bit random numbers that noise and displacements are made of."""
     count, p = m.canvas[0].numel(), m.picked
-
-    def work() -> torch.Tensor:
-        if on_triton(torch.empty(0, device=m.device)):
-            from substyle.kernels import philox_triton
-
-            return philox_triton.bits16(m.keys, "bits", count, m.device)
-        return philox.bits16_torch(m.keys, "bits", count, m.device)
-
+    work = partial(noise.bits16, m.keys, "bits", count, m.device)
     expected = partial(philox.bits16_torch, m.keys[p], "bits", count, CPU)
     return Case("bits16", work, expected, p, EXACT, roofline.bits16(len(m.keys), count), len(m.keys))
 

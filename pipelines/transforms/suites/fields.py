@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch.nn.functional import pad
 
-from substyle.kernels import philox
+from substyle.kernels import noise, philox
 from substyle.kernels.dispatch import for_each_image, upload
 from substyle.kernels.displacement import Banded, mirrored
 from substyle.kernels.noise import F32
@@ -69,10 +69,15 @@ def along(angle_B: F32, side: int, device: torch.device) -> torch.Tensor:
     return x * per_image(np.cos(radians_B), device) + y * per_image(np.sin(radians_B), device)
 
 
+def one_by_one(device: torch.device) -> bool:
+    """Whether images are computed one by one. Elsewhere, launches do not grow with the batch."""
+    return device.type == "cpu"
+
+
 def bits(keys_B: Keys, name: str, shape: tuple[int, ...], device: torch.device) -> torch.Tensor:
     """16-bit random numbers, int32. Shape: (B, *shape)."""
-    if device.type != "cpu":
-        return philox.bits16_torch(keys_B, name, math.prod(shape), device).view(len(keys_B), *shape)
+    if not one_by_one(device):
+        return noise.bits16(keys_B, name, math.prod(shape), device).view(len(keys_B), *shape)
     return torch.from_numpy(_on_cpu(keys_B, name, math.prod(shape)).astype(np.int32)).view(len(keys_B), *shape)
 
 
@@ -90,7 +95,7 @@ def _quantiles(device: torch.device) -> torch.Tensor:
 def normal(keys_B: Keys, name: str, shape: tuple[int, ...], device: torch.device) -> torch.Tensor:
     """Standard normal numbers. Shape: (B, *shape) float32."""
     table = _quantiles(device)
-    if device.type != "cpu":
+    if not one_by_one(device):
         return table[bits(keys_B, name, shape, device)]
     drawn = np.take(table.numpy(), _on_cpu(keys_B, name, math.prod(shape)), mode="wrap")  # bounds need no check
     return torch.from_numpy(drawn).view(len(keys_B), *shape)
