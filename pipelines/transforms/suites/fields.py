@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from functools import lru_cache
+from itertools import accumulate, repeat
 
 import numpy as np
 import torch
@@ -142,21 +143,24 @@ def plasma(keys_B: Keys, name: str, side: int, decay_B: F32, device: torch.devic
     Args:
         decay_B: by how much the random part shrinks from one scale to the next.
     """
-    size = 1 << max(side - 1, 1).bit_length()
-    random = bits(keys_B, name, (size, size), device).float() * (2.0 / 65535.0) - 1.0  # uniform in [-1, 1]
-    field = torch.zeros_like(random)
-    decay, wobble, step = upload(decay_B, device).view(-1, 1, 1), 1.0, size
-    scale = torch.ones_like(decay)
-    while step >= 2:
-        half = step // 2
+    scales = max(side - 1, 1).bit_length()
+    size = 1 << scales
+    amplitudes = accumulate(repeat(decay_B, scales - 1), np.divide, initial=np.ones_like(decay_B))
+    amplitude_LB = upload(np.stack(list(amplitudes)), device)
+    field = bits(keys_B, name, (size, size), device).float() * (2.0 / 65535.0) - 1.0  # uniform in [-1, 1]
+    amplitude = torch.empty_like(field)
+    for scale in reversed(range(scales)):
+        step = size >> scale + 1
+        amplitude[:, ::step, ::step] = amplitude_LB[scale].view(-1, 1, 1)
+    field *= amplitude
+    field[:, 0, 0] = 0.0
+    for scale in range(scales):
+        step = size >> scale
         corner = field[:, ::step, ::step]
         two = corner + corner.roll(-1, 1)
-        centres = slice(half, None, step), slice(half, None, step)
-        field[:, *centres] = (two + two.roll(-1, 2)) / 4 + wobble * scale * random[:, *centres]
-        centre = field[:, *centres]
-        for axis, place in ((1, (slice(0, None, step), centres[1])), (2, (centres[0], slice(0, None, step)))):
-            around = centre + centre.roll(1, axis) + corner + corner.roll(-1, 3 - axis)
-            field[:, *place] = around / 4 + wobble * scale * random[:, *place]
-        step, scale = half, scale / decay
-    field = field - field.amin((1, 2), keepdim=True)
+        between = slice(step // 2, None, step)
+        centre = field[:, between, between].add_(two + two.roll(-1, 2), alpha=0.25)
+        for axis, edge in ((1, field[:, ::step, between]), (2, field[:, between, ::step])):
+            edge.add_(centre + centre.roll(1, axis) + corner + corner.roll(-1, 3 - axis), alpha=0.25)
+    field -= field.amin((1, 2), keepdim=True)
     return (field / field.amax((1, 2), keepdim=True).clamp_min(1e-12))[:, :side, :side]
