@@ -53,12 +53,12 @@ def compressed(canvas_BSS3: torch.Tensor, quality_B: NDArray[np.int32], *, whole
 
     Args:
         quality_B: libjpeg quality of each image, 1 (lowest) to 100.
-        whole_chroma: 4:4:4, chroma at full resolution, in place of 4:2:0. Always in plain torch.
+        whole_chroma: 4:4:4, chroma at full resolution, in place of 4:2:0.
     """
-    if not whole_chroma and on_triton(canvas_BSS3):
+    if on_triton(canvas_BSS3):
         from substyle.kernels import jpeg_codec_triton
 
-        return jpeg_codec_triton.compressed(canvas_BSS3.contiguous(), tables(quality_B))
+        return jpeg_codec_triton.compressed(canvas_BSS3.contiguous(), tables(quality_B), whole_chroma=whole_chroma)
     return compressed_reference(canvas_BSS3, quality_B, whole_chroma=whole_chroma)
 
 

@@ -83,7 +83,7 @@ def inverse(x, SHIFT: tl.constexpr, COUNT: tl.constexpr):  # type: ignore[no-unt
 
 
 @triton.jit  # type: ignore[untyped-decorator]
-def _code(canvas, quantisers, planes, height, width, luma, chroma, luma_programs, chroma_programs, BLOCKS: tl.constexpr):  # type: ignore[no-untyped-def]  # fmt: skip  # noqa: E501
+def _code(canvas, quantisers, planes, height, width, luma, chroma, luma_programs, chroma_programs, HALVED: tl.constexpr, BLOCKS: tl.constexpr):  # type: ignore[no-untyped-def]  # fmt: skip  # noqa: E501
     """Program (j, i): BLOCKS blocks of a plane of image i.
 
     ``luma`` and ``chroma`` are the numbers of blocks of a plane. Planes are in order: luma, blueness, redness.
@@ -92,7 +92,7 @@ def _code(canvas, quantisers, planes, height, width, luma, chroma, luma_programs
     program = tl.program_id(0)
     plane = (program >= luma_programs).to(tl.int32) + (program >= luma_programs + chroma_programs).to(tl.int32)
     is_luma = plane == 0
-    shift = tl.where(is_luma, 0, 1)  # a value is the average of 2 ** shift pixels along both axes
+    shift = tl.where(is_luma, 0, HALVED)  # a value is the average of 2 ** shift pixels along both axes
     before = tl.where(is_luma, 0, luma_programs + (plane - 1) * chroma_programs)
     block = (program - before) * BLOCKS + tl.arange(0, BLOCKS)
     inside = block < tl.where(is_luma, luma, chroma)
@@ -116,10 +116,10 @@ def _code(canvas, quantisers, planes, height, width, luma, chroma, luma_programs
             r, g, b = tl.load(at).to(tl.int32), tl.load(at + 1).to(tl.int32), tl.load(at + 2).to(tl.int32)
             level += (red * r + green * g + blue * b + offset) >> 16
     # halves of an average are rounded down and up alternately along a line
-    level = tl.where(is_luma, level, (level + 1 + (inner & 1)[None, None, :]) >> 2) - 128
+    level = tl.where(shift == 0, level, (level + 1 + (inner & 1)[None, None, :]) >> 2) - 128
     # coefficients are transposed, and eight times too large
     level = forward(tl.permute(forward(level, 11, BLOCKS), (0, 2, 1)), 15, BLOCKS)
-    table = quantisers + (image * 2 + shift) * 64 + inner[:, None] + (inner << 3)[None, :]
+    table = quantisers + (image * 2 + tl.where(is_luma, 0, 1)) * 64 + inner[:, None] + (inner << 3)[None, :]
     quantiser = tl.load(table)[None, :, :]
     whole = (tl.abs(level) + (quantiser << 2)) // (quantiser << 3) * quantiser
     level = tl.where(level < 0, -whole, whole)
@@ -138,7 +138,10 @@ def place(y, x, columns):  # type: ignore[no-untyped-def]
 
 @triton.jit
 def smooth(plane, a, b, c, d, bias):  # type: ignore[no-untyped-def]
-    """Chroma less 128 of a pixel, from the nearest four values of a plane: 9, 3, 3 and 1 sixteenths."""
+    """Chroma less 128 of a pixel, from the nearest four values of a plane: 9, 3, 3 and 1 sixteenths.
+
+    Of four equal values, it is this value.
+    """
     near, far = tl.load(plane + a).to(tl.int32), tl.load(plane + d).to(tl.int32)
     between = tl.load(plane + b).to(tl.int32) + tl.load(plane + c).to(tl.int32)
     return ((9 * near + 3 * between + far + bias) >> 4) - 128
@@ -151,16 +154,16 @@ def put(at, level, inside):  # type: ignore[no-untyped-def]
 
 
 @triton.jit  # type: ignore[untyped-decorator]
-def _upsample(planes, out, height, width, luma, chroma, BLOCK: tl.constexpr):  # type: ignore[no-untyped-def]
+def _upsample(planes, out, height, width, luma, chroma, HALVED: tl.constexpr, BLOCK: tl.constexpr):  # type: ignore[no-untyped-def]
     """Program (j, i): BLOCK pixels of image i."""
     image = tl.program_id(1).to(tl.int64)
     pixel = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     inside = pixel < height * width
     pixel = tl.where(inside, pixel, 0)
     y, x = pixel // width, pixel % width
-    bottom, right = (height - 1) >> 1, (width - 1) >> 1  # last line and column of chroma
-    step = tl.where(right >= 2, 1, 0)  # libjpeg repeats chroma of one or two columns
-    v, h = y >> 1, x >> 1
+    bottom, right = (height - 1) >> HALVED, (width - 1) >> HALVED  # last line and column of chroma
+    step = tl.where(right >= 2, HALVED, 0)  # libjpeg repeats chroma of one or two columns
+    v, h = y >> HALVED, x >> HALVED
     next_v = tl.minimum(tl.maximum(v + (2 * (y & 1) - 1) * step, 0), bottom)
     next_h = tl.minimum(tl.maximum(h + (2 * (x & 1) - 1) * step, 0), right)
     source = planes + image * (luma + 2 * chroma) * 64
@@ -176,22 +179,24 @@ def _upsample(planes, out, height, width, luma, chroma, BLOCK: tl.constexpr):  #
     put(at + 2, level + ((116130 * blueness + 32768) >> 16), inside)
 
 
-def compressed(canvas_BSS3: torch.Tensor, table_B288: NDArray[np.int32]) -> torch.Tensor:
+def compressed(canvas_BSS3: torch.Tensor, table_B288: NDArray[np.int32], *, whole_chroma: bool = False) -> torch.Tensor:
     """``jpeg_codec.compressed`` of a contiguous canvas. Shape: (B, S, S, 3) uint8 in and out.
 
     Args:
         table_B288: (B, 2, 8, 8) quantisation tables of luma and chroma.
+        whole_chroma: 4:4:4 in place of 4:2:0.
     """
     dispatch.expect("canvas", canvas_BSS3, torch.uint8, (len(table_B288), None, None, 3))
     batch, height, width, _ = canvas_BSS3.shape
     out_BSS3 = torch.empty_like(canvas_BSS3)
     grid = dispatch.grid("canvas", batch, height * width * 3, PIXELS * 3)
     if grid is not None:
-        luma, chroma = (-(-height // side) * -(-width // side) for side in (8, 16))
+        halved = 0 if whole_chroma else 1
+        luma, chroma = (-(-height // side) * -(-width // side) for side in (8, 8 << halved))
         planes = torch.empty(batch * (luma + 2 * chroma) * 64, dtype=torch.uint8, device=canvas_BSS3.device)
         quantisers = dispatch.upload(table_B288, canvas_BSS3.device)
         sizes, each = (height, width, luma, chroma), (-(-luma // BLOCKS), -(-chroma // BLOCKS))
         programs = each[0] + 2 * each[1], batch
-        dispatch.launch(_code, programs, canvas_BSS3, quantisers, planes, *sizes, *each, BLOCKS=BLOCKS)
-        dispatch.launch(_upsample, grid, planes, out_BSS3, *sizes, BLOCK=PIXELS)
+        dispatch.launch(_code, programs, canvas_BSS3, quantisers, planes, *sizes, *each, HALVED=halved, BLOCKS=BLOCKS)
+        dispatch.launch(_upsample, grid, planes, out_BSS3, *sizes, HALVED=halved, BLOCK=PIXELS)
     return out_BSS3

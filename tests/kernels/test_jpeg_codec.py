@@ -66,12 +66,14 @@ GRAINY, EXTREME = {2: 10, 4: 100}, {7: 100, 9: 1}  # quality by picture; of qual
     ("size", "some"),
     slow_after(1, [((0, 0), GRAINY), ((33, 50), EXTREME), ((1, 1), EXTREME), ((5, 4), GRAINY), ((40, 1), GRAINY)]),
 )
-def test_triton(place: Place, size: tuple[int, int], some: dict[int, int]) -> None:
+@pytest.mark.parametrize("whole", [False, True])
+def test_triton(place: Place, size: tuple[int, int], some: dict[int, int], whole: bool) -> None:
     """Whole and partial units, programs that end within an image, and chroma of one, two and three columns."""
     height, width = size if any(size) else (place.large, place.large + 27)
     canvas, quality = pictures(height, width)[list(some)], np.array(list(some.values()), np.int32)
-    made = place.load("jpeg_codec_triton").compressed(canvas.to(place.device), jpeg_codec.tables(quality))
-    assert torch.equal(made.cpu(), jpeg_codec.compressed_reference(canvas, quality))
+    code = place.load("jpeg_codec_triton").compressed
+    made = code(canvas.to(place.device), jpeg_codec.tables(quality), whole_chroma=whole)
+    assert torch.equal(made.cpu(), jpeg_codec.compressed_reference(canvas, quality, whole_chroma=whole))
 
 
 @pytest.mark.parametrize("size", [(64, 48), (33, 50), (1, 1), (40, 1), (7, 5)])
