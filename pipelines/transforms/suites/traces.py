@@ -7,20 +7,19 @@ class of quality 95 and 4:4:4 is thus the unprocessed picture, encoded like the 
 classes of sharpening (factor 1) and resizing (scale 1) would be this one again; in their place are a factor of 8 and a
 scale of 3/4. A resized picture is brought back to the canvas with bicubic interpolation.
 
-Pictures pass through Pillow on a CPU. Elsewhere, resizing and sharpening differ from it by rounding, JPEG does not.
+Pictures pass through Pillow on a CPU. Elsewhere, sums of integers give the same pixels.
 """
 
 from __future__ import annotations
 
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import lru_cache, partial
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageEnhance
-from torch.nn.functional import conv2d
 
 from substyle.kernels import jpeg_codec
 from substyle.kernels.dispatch import for_each_image, upload
@@ -67,33 +66,56 @@ def weights(inputs: int, outputs: int, interpolation: str) -> NDArray[np.float64
     return np.asarray(weight_OI / weight_OI.sum(1, keepdims=True), np.float64)
 
 
-def _resized(planes_CSS: torch.Tensor, side: int, interpolation: str) -> torch.Tensor:
-    """Resize levels, rounded after each pass. Shape: (C, side, side) float32."""
-    matrix = upload(weights(planes_CSS.shape[-1], side, interpolation).astype(np.float32), planes_CSS.device)
-    across = (planes_CSS @ matrix.mT + 0.5).floor().clamp(0, 255)
-    return (matrix @ across + 0.5).floor().clamp(0, 255)
+_FRACTION = 22  # bits of Pillow's weights
+
+
+@lru_cache(maxsize=512)
+def _few_weights(inputs: int, outputs: int, interpolation: str) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+    """The columns of `weights` that are not 0, and their values as Pillow rounds them. Shape: (outputs, K) each."""
+    exact_OI = weights(inputs, outputs, interpolation) * (1 << _FRACTION)
+    fixed_OI = (exact_OI + np.copysign(0.5, exact_OI)).astype(np.int32)  # cut towards 0
+    count = int((fixed_OI != 0).sum(1).max())
+    column_OK = np.argsort(fixed_OI == 0, 1, kind="stable")[:, :count]
+    return column_OK.astype(np.int32), np.take_along_axis(fixed_OI, column_OK, 1)
+
+
+def _matrices(sizes_B: Sequence[tuple[int, int]], interpolation: str, device: torch.device) -> torch.Tensor:
+    """Weights to resize each image's line from so many pixels to so many, padded with zeros. Shape: (B, O, I)."""
+    few_B = [_few_weights(*sizes, interpolation) for sizes in sizes_B]
+    inputs, outputs = (max(lengths) for lengths in zip(*sizes_B, strict=True))
+    place_2BOK = np.zeros((2, len(few_B), outputs, max(column.shape[1] for column, _ in few_B)), np.int32)
+    for i, few in enumerate(few_B):
+        for values, padded_BOK in zip(few, place_2BOK, strict=True):
+            padded_BOK[i, : values.shape[0], : values.shape[1]] = values
+    column_BOK, value_BOK = upload(place_2BOK, device)
+    matrix_BOI = torch.zeros(len(few_B), outputs, inputs, dtype=torch.float64, device=device)
+    return matrix_BOI.scatter_add_(2, column_BOK.long(), value_BOK.double())
 
 
 def resized(canvas_BSSC: torch.Tensor, scale_B: NDArray[np.floating], interpolation: str) -> torch.Tensor:
-    """Resize each picture and bring it back with bicubic interpolation, in plain torch. Shape: (B, S, S, C) uint8."""
-    side, out_BSSC = canvas_BSSC.shape[1], torch.empty_like(canvas_BSSC)
-    for i, scale in enumerate(scale_B.tolist()):
-        other = _resized(canvas_BSSC[i].permute(2, 0, 1).float(), _scaled(side, scale), interpolation)
-        out_BSSC[i] = _resized(other, side, "bicubic").permute(1, 2, 0)
-    return out_BSSC
+    """Resize each picture and bring it back with bicubic interpolation, in plain torch. Shape: (B, S, S, C) uint8.
+
+    Products are of integers below 2 ** 53 in float64, so they are exact in any order.
+    """
+    side, device, x_BSSC = canvas_BSSC.shape[1], canvas_BSSC.device, canvas_BSSC
+    other_B = [_scaled(side, scale) for scale in scale_B.tolist()]
+    there = _matrices([(side, other) for other in other_B], interpolation, device)
+    back = _matrices([(other, side) for other in other_B], "bicubic", device)
+    for matrix in (there, there, back, back):  # across, then down, rounded after each pass
+        sums = matrix @ x_BSSC.transpose(1, 2).flatten(2).double()
+        levels = sums.mul_(2.0**-_FRACTION).add_(0.5).floor_().clamp_(0, 255).to(torch.uint8)
+        x_BSSC = levels.view(*levels.shape[:2], -1, x_BSSC.shape[3])
+    return x_BSSC
 
 
 def sharpened(canvas_BSSC: torch.Tensor, factor_B: F32) -> torch.Tensor:
     """Extrapolate from a smoothed picture, in plain torch. Shape: (B, S, S, C) uint8."""
-    batch, side, _, channels = canvas_BSSC.shape
-    planes = canvas_BSSC.permute(0, 3, 1, 2).reshape(batch * channels, 1, side, side).float()
-    kernel_33 = torch.ones(1, 1, 3, 3, device=canvas_BSSC.device)
-    kernel_33[..., 1, 1] = 5
-    smooth = planes.clone()  # the outermost pixels stay as they are
-    smooth[..., 1:-1, 1:-1] = (conv2d(planes, kernel_33 / 13.0) + 0.5).floor()
-    factor = per_image(factor_B, canvas_BSSC.device).repeat_interleave(channels, 0)
-    sharp = (smooth + factor * (planes - smooth)).clamp(0, 255).to(torch.uint8)
-    return sharp.view(batch, channels, side, side).permute(0, 2, 3, 1)
+    x, inner = canvas_BSSC.short(), (slice(None), slice(1, -1), slice(1, -1))
+    lines = x[:, :-2] + x[:, 1:-1] + x[:, 2:]
+    around = lines[:, :, :-2] + lines[:, :, 1:-1] + lines[:, :, 2:]
+    smooth = x.clone()  # the outermost pixels stay as they are
+    smooth[inner] = (2 * (around + 4 * x[inner]) + 13) // 26  # 5 parts of 13 of the pixel, 1 of each around it
+    return (smooth + per_image(factor_B, x.device) * (x - smooth)).clamp(0, 255).to(torch.uint8)
 
 
 def _scaled(side: int, scale: float) -> int:
