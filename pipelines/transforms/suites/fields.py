@@ -102,6 +102,17 @@ def normal(keys_B: Keys, name: str, shape: tuple[int, ...], device: torch.device
     return torch.from_numpy(drawn).view(len(keys_B), *shape)
 
 
+def product(a_BMK: torch.Tensor, b_BKN: torch.Tensor) -> torch.Tensor:
+    """Matrix product of each image, which does not depend on the others. Shape: (B, M, N) float32.
+
+    On a CPU, images are computed one by one. On a GPU, the order of a sum may depend on the batch; in float64, its
+    error is lost when the sum is rounded to float32.
+    """
+    if one_by_one(a_BMK.device):
+        return torch.stack([a @ b for a, b in zip(a_BMK, b_BKN, strict=True)])
+    return (a_BMK.double() @ b_BKN.double()).float()
+
+
 @lru_cache(maxsize=64)
 def _gaussian(sigma: float, side: int) -> Banded:
     """Gaussian blur cut at four sigma, mirrored at the borders."""
@@ -120,6 +131,16 @@ def blurred(x_SSC: torch.Tensor, sigma: float) -> torch.Tensor:
     down, across = np.empty(planes_CSS.shape, np.float32), np.empty(planes_CSS.shape, np.float32)
     banded.across(banded.down(planes_CSS.numpy(), down), across)
     return torch.from_numpy(across).permute(1, 2, 0)
+
+
+def picked(
+    x_NHWC: torch.Tensor, row_BSS: torch.Tensor, column_BSS: torch.Tensor, image_B: NDArray[np.int64]
+) -> torch.Tensor:
+    """Pixels of images N at rows and columns, int32 that broadcast. Shape: (B, S, S, C)."""
+    kind = np.int32 if math.prod(x_NHWC.shape[:3]) < 1 << 31 else np.int64  # a CPU adds int32 many times as fast
+    image_B11 = upload(image_B.astype(kind), x_NHWC.device).view(-1, 1, 1)
+    at_BSS = (image_B11 * x_NHWC.shape[1] + row_BSS) * x_NHWC.shape[2] + column_BSS
+    return x_NHWC.reshape(-1, x_NHWC.shape[3]).index_select(0, at_BSS.flatten()).view(*at_BSS.shape, -1)
 
 
 def streaked(field_SS: torch.Tensor, radius: int, sigma: float, angle: float) -> torch.Tensor:

@@ -32,7 +32,7 @@ from substyle.pipelines.transforms.base import (
 )
 from substyle.pipelines.transforms.overlay_assets import TEST_EVERY
 from substyle.pipelines.transforms.suites import viewpoint
-from substyle.pipelines.transforms.suites.fields import Keys, along, per_image, pixels, plane, unit
+from substyle.pipelines.transforms.suites.fields import Keys, along, per_image, picked, pixels, plane, product, unit
 from substyle.pipelines.transforms.suites.traces import weights
 from substyle.pipelines.transforms.suites.viewpoint import sampled
 
@@ -108,12 +108,10 @@ def background(canvas_BSSC: torch.Tensor, args: Arrays) -> torch.Tensor:
     """A part of each image's photograph, in [0, 1]. Shape: (B, S, S, 3) float32."""
     side = canvas_BSSC.shape[1]
     large = round(_ROOM * side)
+    first_2B = np.rint(np.stack([args["photo_x"], args["photo_y"]]).astype(np.float64) * (large - side))
+    left_BS, top_BS = upload((first_2B[..., None] + np.arange(side)).astype(np.int32), canvas_BSSC.device)
     photographs = _photographs(large, canvas_BSSC.device)
-    out_BSSC = torch.empty_like(canvas_BSSC)
-    for i, photo in enumerate(args["photo"].tolist()):
-        left, top = (round(float(args[f"photo_{axis}"][i]) * (large - side)) for axis in "xy")
-        out_BSSC[i] = photographs[photo, top : top + side, left : left + side]
-    return unit(out_BSSC)
+    return unit(picked(photographs, top_BS[:, :, None], left_BS[:, None], args["photo"]))
 
 
 def _placed(args: Arrays, side: int, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
@@ -152,13 +150,11 @@ _COMPOSED = (Uniform("factor", 0.5, 0.65), Uniform("place_x", -0.4, 0.4), Unifor
 def background_blur_composition(canvas_BSSC: torch.Tensor, args: Arrays, keys_B: Keys) -> torch.Tensor:
     """The picture made smaller before an enlarged, blurred copy of itself."""
     side, device = canvas_BSSC.shape[1], canvas_BSSC.device
-    below = torch.empty(canvas_BSSC.shape, device=device)
-    smaller, larger = (
-        upload(weights(*sides).astype(np.float32), device)
-        for sides in ((side, _BLURRED, "box"), (_BLURRED, side, "bicubic"))
-    )
-    for i, x in enumerate(unit(canvas_BSSC).permute(0, 3, 1, 2)):
-        below[i] = (larger @ (smaller @ x @ smaller.mT) @ larger.mT).permute(1, 2, 0)
+    below = unit(canvas_BSSC).permute(0, 3, 1, 2)
+    for sides in ((side, _BLURRED, "box"), (_BLURRED, side, "bicubic")):
+        matrix = upload(weights(*sides).astype(np.float32), device).expand(len(below), 1, -1, -1)
+        below = product(product(matrix, below), matrix.mT)
+    below = below.permute(0, 2, 3, 1)
     x, y = _placed(args, side, device)
     above = unit(sampled(canvas_BSSC, x.clamp(-0.5, 0.5), y.clamp(-0.5, 0.5)))
     return pixels(_over(below, above, _cover(x, y, 0.5, 2 / side)))
@@ -232,18 +228,15 @@ _LINES = 96
 )  # fmt: skip
 def line_shift(canvas_BSSC: torch.Tensor, args: Arrays, keys_B: Keys) -> torch.Tensor:
     """Bands of rows, or of columns, shifted to either side in turn; what leaves comes back on the other side."""
-    side, out_BSSC = canvas_BSSC.shape[1], torch.empty_like(canvas_BSSC)
-    line_S = np.arange(side)
-    for i, (band, vertical, reach) in enumerate(
-        zip(*(args[name].tolist() for name in ("band", "vertical", "reach")), strict=True)
-    ):
-        band_S = (line_S / max(band, 1)).astype(np.int64)
-        shift_S = np.rint(reach * args["shift"][i][band_S % _LINES] * (1 - 2 * (band_S % 2))).astype(np.int64)
-        index = upload((line_S + shift_S[:, None]) % side + line_S[:, None] * side, canvas_BSSC.device).flatten()
-        x = canvas_BSSC[i].transpose(0, 1) if vertical else canvas_BSSC[i]
-        moved = x.reshape(side * side, -1).index_select(0, index).view(x.shape)
-        out_BSSC[i] = moved.transpose(0, 1) if vertical else moved
-    return out_BSSC
+    side, device = canvas_BSSC.shape[1], canvas_BSSC.device
+    band_BS = (np.arange(side) / np.maximum(args["band"].astype(np.float64), 1)[:, None]).astype(np.int64)
+    reach_BS = args["reach"][:, None] * np.take_along_axis(args["shift"], band_BS % _LINES, 1)
+    shift_BS = upload(np.rint(reach_BS * (1 - 2 * (band_BS % 2))).astype(np.int32), device)
+    vertical = upload(args["vertical"] == 1, device).view(-1, 1, 1)
+    line_S = torch.arange(side, device=device, dtype=torch.int32)
+    row = ((line_S[:, None] + shift_BS[:, None]) % side).where(vertical, line_S[:, None])
+    column = line_S.where(vertical, (line_S + shift_BS[:, :, None]) % side)
+    return picked(canvas_BSSC, row, column, np.arange(len(canvas_BSSC)))
 
 
 _BLOCKS = 6

@@ -16,6 +16,7 @@ from substyle.pipelines.transforms.suites.fields import (
     per_image,
     pixels,
     plane,
+    product,
     severities,
     unit,
 )
@@ -87,14 +88,12 @@ def dust(canvas_BSSC: torch.Tensor, args: Arrays, keys_B: Keys) -> torch.Tensor:
     """Soft dark spots: grains of dust on the sensor."""
     side, device = canvas_BSSC.shape[1], canvas_BSSC.device
     line_S = (np.arange(side) + 0.5) / side - 0.5
-    spots = torch.empty(len(canvas_BSSC), side, side, 1, device=device)
-    for i in range(len(canvas_BSSC)):
-        across, down = (  # a Gaussian spot is a product
-            np.exp(-(((line_S[:, None] - args[f"place_{axis}"][i]) * side / args["radius"][i]) ** 2)).astype(np.float32)
-            for axis in "xy"
-        )
-        spots[i, ..., 0] = upload(down, device) @ upload(across, device).mT
-    cover = (1.6 * spots - 0.3).clamp(0.0, 1.0)
+    across, down = (  # a Gaussian spot is a product
+        np.exp(-(((line_S[:, None] - args[f"place_{axis}"][:, None]) * side / args["radius"][:, None]) ** 2))
+        for axis in "xy"
+    )
+    spots = product(*(upload(each.astype(np.float32), device) for each in (down, across.swapaxes(1, 2))))
+    cover = (1.6 * spots[..., None] - 0.3).clamp(0.0, 1.0)
     return pixels(unit(canvas_BSSC) * (1.0 - per_image(args["darkness"], device) * cover))
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
+from substyle.kernels.dispatch import upload
 from substyle.kernels.warp import remap
 from substyle.pipelines.transforms.base import SUITES, Arrays, Choice, Uniform, kernel
 from substyle.pipelines.transforms.suites.fields import Keys, per_image, plane, severities
@@ -104,12 +105,14 @@ def crop(canvas_BSSC: torch.Tensor, args: Arrays, keys_B: Keys) -> torch.Tensor:
 @kernel("flip", kind="viewpoint", role="train", parameters=[severities("kind", 1, 2, 3, 4, 5)])
 def flip(canvas_BSSC: torch.Tensor, args: Arrays, keys_B: Keys) -> torch.Tensor:
     """Reflections, the usual ones first: left-right (1), top-bottom (2), both (3), about a diagonal (4, 5)."""
-    out_BSSC = torch.empty_like(canvas_BSSC)
-    for i, kind in enumerate(args["kind"].astype(int).tolist()):
-        turned = canvas_BSSC[i].transpose(0, 1) if kind > 3 else canvas_BSSC[i]
-        axes = {1: (1,), 2: (0,), 3: (0, 1), 4: (), 5: (0, 1)}[kind]
-        out_BSSC[i] = turned.flip(axes)
-    return out_BSSC
+    kind_B, device = args["kind"], canvas_BSSC.device
+    order_B = np.argsort(kind_B, kind="stable")
+    sorted_BSSC = canvas_BSSC.index_select(0, upload(order_B, device))
+    across, down, both, diagonal, other = torch.split(
+        sorted_BSSC, [int((kind_B == kind).sum()) for kind in range(1, 6)]
+    )
+    turned = across.flip(2), down.flip(1), both.flip(1, 2), diagonal.transpose(1, 2), other.transpose(1, 2).flip(1, 2)
+    return torch.cat(turned).index_select(0, upload(np.argsort(order_B), device))
 
 
 def _square(canvas_BSSC: torch.Tensor) -> torch.Tensor:
