@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from itertools import accumulate, repeat
 
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch.nn.functional import pad
 
 from substyle.kernels import noise, philox
-from substyle.kernels.dispatch import for_each_image, upload
+from substyle.kernels.dispatch import for_each_image, scratch, upload
 from substyle.kernels.displacement import Banded, mirrored
 from substyle.kernels.noise import F32
 from substyle.kernels.tables import normal_quantiles
@@ -114,23 +114,47 @@ def product(a_BMK: torch.Tensor, b_BKN: torch.Tensor) -> torch.Tensor:
 
 
 @lru_cache(maxsize=64)
-def _gaussian(sigma: float, side: int) -> Banded:
+def _gaussian(side: int, sigma: float) -> Banded:
     """Gaussian blur cut at four sigma, mirrored at the borders."""
     radius = max(int(4.0 * sigma + 0.5), 1)
     weight_K = np.exp(-0.5 * (np.arange(-radius, radius + 1) / sigma) ** 2)
     return Banded(mirrored(weight_K / weight_K.sum(), side))
 
 
-def blurred(x_SSC: torch.Tensor, sigma: float) -> torch.Tensor:
-    """Blur one image; its products have the same shape in every batch. Shape: (S, S, C)."""
-    side, planes_CSS = len(x_SSC), x_SSC.permute(2, 0, 1).contiguous()
-    banded = _gaussian(sigma, side)
-    if x_SSC.device.type != "cpu":
-        matrix = upload(banded.matrix_OI, x_SSC.device)
-        return (matrix @ planes_CSS @ matrix.mT).permute(1, 2, 0)
-    down, across = np.empty(planes_CSS.shape, np.float32), np.empty(planes_CSS.shape, np.float32)
-    banded.across(banded.down(planes_CSS.numpy(), down), across)
-    return torch.from_numpy(across).permute(1, 2, 0)
+def filtered(
+    x_BSSC: torch.Tensor, banded: Callable[[int, float], Banded], value_B: F32, *, levels: bool = False
+) -> torch.Tensor:
+    """Apply a matrix to the columns of each image, then to its rows. Shape: (B, S, S, C) float32.
+
+    Args:
+        banded: the (S, S) matrix for S and an image's value.
+        levels: round to whole levels after each pass.
+    """
+    side = x_BSSC.shape[1]
+    if not one_by_one(x_BSSC.device):
+        known, which_B = np.unique(value_B, return_inverse=True)
+        table = upload(np.stack([banded(side, value).matrix_OI for value in known.tolist()]), x_BSSC.device)
+        matrix_BSS = table[upload(which_B, x_BSSC.device)]
+        for _ in range(2):
+            x_BSSC = product(matrix_BSS, x_BSSC.flatten(2)).view(x_BSSC.shape).transpose(1, 2)
+            x_BSSC = (x_BSSC + 0.5).floor() if levels else x_BSSC
+        return x_BSSC
+    planes_BCSS = x_BSSC.permute(0, 3, 1, 2).numpy()
+    out_BCSS = np.empty(planes_BCSS.shape, np.float32)
+
+    def one(i: int) -> None:
+        matrix, half = banded(side, float(value_B[i])), scratch("fields.half", planes_BCSS.shape[1:], np.float32)
+        matrix.down(np.ascontiguousarray(planes_BCSS[i]), half)
+        matrix.across(np.floor(half + np.float32(0.5)) if levels else half, out_BCSS[i])
+
+    for_each_image(len(planes_BCSS), one)
+    out_BSSC = torch.from_numpy(out_BCSS).permute(0, 2, 3, 1)
+    return (out_BSSC + 0.5).floor() if levels else out_BSSC
+
+
+def blurred(x_BSSC: torch.Tensor, sigma_B: F32) -> torch.Tensor:
+    """Gaussian blur, cut at four sigma; borders are mirrored. Shape: (B, S, S, C) float32."""
+    return filtered(x_BSSC, _gaussian, sigma_B)
 
 
 def picked(
@@ -143,19 +167,31 @@ def picked(
     return x_NHWC.reshape(-1, x_NHWC.shape[3]).index_select(0, at_BSS.flatten()).view(*at_BSS.shape, -1)
 
 
-def streaked(field_SS: torch.Tensor, radius: int, sigma: float, angle: float) -> torch.Tensor:
-    """One-sided Gaussian blur of a field along a line, in whole pixels. Shape: (S, S)."""
-    side, reach = len(field_SS), 2 * radius + 1
-    step_K = np.arange(reach)
-    weight_K = np.exp(-0.5 * (step_K / sigma) ** 2)
-    weight_K /= weight_K.sum()
-    dx_K = -np.ceil(step_K * np.cos(np.radians(angle)) - 0.5).astype(np.int64)
-    dy_K = -np.ceil(step_K * np.sin(np.radians(angle)) - 0.5).astype(np.int64)
-    wide = pad(field_SS[None, None], (reach,) * 4, mode="replicate")[0, 0]
-    out = torch.zeros_like(field_SS)
-    for weight, dx, dy in zip(weight_K.tolist(), dx_K.tolist(), dy_K.tolist(), strict=True):
-        out += weight * wide[reach - dy : reach - dy + side, reach - dx : reach - dx + side]
-    return out
+def one_sided(radius: int, sigma: float, count: int) -> tuple[float, ...]:
+    """Weights of :func:`streaked`, with zeros up to a count."""
+    weight_K = np.exp(-0.5 * (np.arange(2 * radius + 1) / sigma) ** 2)
+    return (*(weight_K / weight_K.sum()).tolist(), *[0.0] * (count - len(weight_K)))
+
+
+def streaked(field_BSS: torch.Tensor, weight_BK: F32, angle_B: F32) -> torch.Tensor:
+    """Blur of fields along a line of K whole pixels, borders repeated. Shape: (B, S, S)."""
+    (batch, side, _), device, count = field_BSS.shape, field_BSS.device, weight_BK.shape[1]
+    radians_B = np.radians(angle_B.astype(np.float64))
+    dx_KB, dy_KB = (np.ceil(np.arange(count)[:, None] * f(radians_B) - 0.5).astype(np.int64) for f in (np.cos, np.sin))
+    out_BSS = torch.zeros_like(field_BSS)
+    if one_by_one(device):  # slices are copied many times as fast as picked pixels
+        wide = pad(field_BSS[:, None], (count,) * 4, mode="replicate")[:, 0]
+        for i, weight_K in enumerate(weight_BK.tolist()):
+            for weight, dx, dy in zip(weight_K, dx_KB[:, i].tolist(), dy_KB[:, i].tolist(), strict=True):
+                if weight:
+                    out_BSS[i] += weight * wide[i, count + dy : count + dy + side, count + dx : count + dx + side]
+        return out_BSS
+    line_S, weight_KB11 = torch.arange(side, device=device), upload(weight_BK.T, device)[..., None, None]
+    x_KBS, y_KBS = ((upload(d, device)[..., None] + line_S).clamp(0, side - 1) for d in (dx_KB, dy_KB))
+    image_B11 = torch.arange(batch, device=device).view(-1, 1, 1)
+    for k in range(count):
+        out_BSS.addcmul_(weight_KB11[k], field_BSS[image_B11, y_KBS[k, :, :, None], x_KBS[k, :, None]])
+    return out_BSS
 
 
 def plasma(keys_B: Keys, name: str, side: int, decay_B: F32, device: torch.device) -> torch.Tensor:

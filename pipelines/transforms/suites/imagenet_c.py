@@ -29,8 +29,11 @@ from substyle.pipelines.transforms.suites.fields import (
     bits,
     blurred,
     constant,
+    filtered,
     normal,
+    one_sided,
     per_image,
+    picked,
     pixels,
     plasma,
     row,
@@ -106,17 +109,17 @@ _GLASS = ((0.7, 1, 2), (0.9, 2, 1), (1.0, 2, 3), (1.1, 3, 2), (1.5, 4, 2))  # si
 @kernel(PREFIX + "glass_blur", operation="glass_blur", kind="blur", role="train", parameters=[SEVERITY])
 def glass_blur(canvas_BSSC: torch.Tensor, args: Arrays, keys_B: Keys) -> torch.Tensor:
     """Blur, move every pixel by a few random pixels, several times, and blur again."""
-    side, device, out = canvas_BSSC.shape[1], canvas_BSSC.device, torch.empty_like(canvas_BSSC)
-    line = torch.arange(side, device=device)
-    moves = bits(keys_B, PREFIX + "glass_blur", (3, 2, side, side), device) if len(keys_B) else out
-    for i, (sigma, most, times) in enumerate(row(_GLASS, args).tolist()):
-        x = pixels(blurred(unit(canvas_BSSC[i]), sigma)).contiguous()
-        for move in moves[i][: int(times)]:
-            step_2SS = (move * int(2 * most) >> 16) - int(most)  # uniform in [-most, most)
-            y, column = (line[:, None] + step_2SS[0]).clamp(0, side - 1), (line + step_2SS[1]).clamp(0, side - 1)
-            x = x.view(-1, x.shape[-1]).index_select(0, (y * side + column).flatten()).view(x.shape)
-        out[i] = pixels(blurred(x.float() / 255.0, sigma))
-    return out
+    side, device = canvas_BSSC.shape[1], canvas_BSSC.device
+    line = torch.arange(side, device=device, dtype=torch.int32)
+    sigma_B, most_B, times_B = row(_GLASS, args).T
+    moves = bits(keys_B, PREFIX + "glass_blur", (3, 2, side, side), device)
+    x = pixels(blurred(unit(canvas_BSSC), sigma_B))
+    for turn in range(3):
+        most = upload((most_B * (times_B > turn)).astype(np.int32), device).view(-1, 1, 1, 1)
+        step_B2SS = (moves[:, turn] * (2 * most) >> 16) - most  # uniform in [-most, most)
+        y, column = (line[:, None] + step_B2SS[:, 0]).clamp(0, side - 1), (line + step_B2SS[:, 1]).clamp(0, side - 1)
+        x = picked(x, y, column, np.arange(len(x)))
+    return pixels(blurred(unit(x), sigma_B))
 
 
 # mean and deviation of the flakes, zoom, threshold, radius and sigma of their motion, share of the photograph
@@ -124,6 +127,7 @@ _SNOW = (
     *((0.1, 0.3, 3, 0.5, 10, 4, 0.8), (0.2, 0.3, 2, 0.5, 12, 4, 0.7), (0.55, 0.3, 4, 0.9, 12, 8, 0.7)),
     *((0.55, 0.3, 4.5, 0.85, 12, 8, 0.65), (0.55, 0.3, 2.5, 0.85, 12, 12, 0.55)),
 )
+_FALL = tuple(one_sided(int(radius), sigma, 25) for _, _, _, _, radius, sigma, _ in _SNOW)
 
 
 @kernel(
@@ -137,16 +141,17 @@ def snow(canvas_BSSC: torch.Tensor, args: Arrays, keys_B: Keys) -> torch.Tensor:
     """Falling flakes over a whitened photograph."""
     side, device, x = canvas_BSSC.shape[1], canvas_BSSC.device, unit(canvas_BSSC)
     rows, fields = row(_SNOW, args), normal(keys_B, PREFIX + "snow", (side, side), device)
-    layers = torch.zeros_like(fields)
-    for i, (mean, deviation, zoom, least, radius, sigma, _) in enumerate(rows.tolist()):
-        cut = -(-side // zoom)
-        first = int((side - cut) // 2)
-        flakes = (mean + deviation * fields[i])[None, None, first : first + int(cut), first : first + int(cut)]
-        large = interpolate(flakes, (side, side), mode="bilinear", align_corners=True)[0, 0]
-        flakes = large.clamp(max=1.0).where(large >= least, 0.0)
-        layers[i] = streaked(flakes, int(radius), sigma, float(args["angle"][i]))
+    mean, deviation, least, share = (per_image(rows[:, i], device) for i in (0, 1, 3, 6))
+    flakes, large = mean[..., 0] + deviation[..., 0] * fields, torch.empty_like(fields)
+    for severity, (_, _, zoom, *_) in enumerate(_SNOW, 1):
+        which = upload(np.flatnonzero(args["severity"] == severity), device)
+        cut = int(-(-side // zoom))
+        first = (side - cut) // 2
+        centre = flakes[which, None, first : first + cut, first : first + cut]
+        large[which] = interpolate(centre, (side, side), mode="bilinear", align_corners=True)[:, 0]
+    falling = large.clamp(max=1.0).where(large >= least[..., 0], 0.0)
+    layers = streaked(falling, row(_FALL, args), args["angle"])
     layer = (layers * 255.0).round()[..., None] / 255.0
-    share = per_image(rows[:, 6], device)
     grey = (x @ constant(LUMA, device))[..., None]
     whitened = share * x + (1.0 - share) * torch.maximum(x, grey * 1.5 + 0.5)
     return pixels(whitened + layer + layer.flip(1, 2))
@@ -193,48 +198,43 @@ _WATER, _MUD = (238 / 255, 238 / 255, 175 / 255), (63 / 255, 42 / 255, 20 / 255)
 @kernel(PREFIX + "spatter", operation="spatter", kind="weather", role="held_out", parameters=[SEVERITY])
 def spatter(canvas_BSSC: torch.Tensor, args: Arrays, keys_B: Keys) -> torch.Tensor:
     """Drops of water (severities 1 to 3) or mud (4, 5)."""
-    side, device, x = canvas_BSSC.shape[1], canvas_BSSC.device, unit(canvas_BSSC)
-    fields, out = normal(keys_B, PREFIX + "spatter", (side, side, 1), device), torch.empty_like(canvas_BSSC)
-    for i, (mean, deviation, sigma, least, strength, mud) in enumerate(row(_SPATTER, args).tolist()):
-        liquid = blurred(mean + deviation * fields[i], sigma)
-        liquid = liquid.where(liquid >= least, 0.0)
-        if mud:
-            mask = blurred((liquid > least).float(), strength)
-            mask = mask.where(mask >= 0.8, 0.0)
-            out[i] = pixels(x[i] * (1.0 - mask) + mask * constant(_MUD, device))
-        else:
-            drops = pad((liquid > 0).float()[None, None, ..., 0], (1,) * 4, mode="replicate")[0, 0]
-            light = sum(
-                w * drops[r : r + side, c : c + side] for r, row in enumerate(_EMBOSS) for c, w in enumerate(row)
-            )
-            shine = liquid * (0.3 + blurred(torch.as_tensor(light)[..., None].clamp_min(0.0), 1.0))
-            shine = strength * shine / shine.amax().clamp_min(1e-6)
-            out[i] = pixels(x[i] + shine * constant(_WATER[::-1], device))
-    return out
+    side, device, rows = canvas_BSSC.shape[1], canvas_BSSC.device, row(_SPATTER, args)
+    order_B = np.argsort(rows[:, 5], kind="stable")  # water first
+    rows, wet = rows[order_B], int((rows[:, 5] == 0).sum())
+    x = unit(canvas_BSSC.index_select(0, upload(order_B, device)))
+    mean, deviation, least, strength = (per_image(rows[:, i], device) for i in (0, 1, 3, 4))
+    fields = normal(keys_B[order_B], PREFIX + "spatter", (side, side, 1), device)
+    liquid = blurred(mean + deviation * fields, rows[:, 2])
+    liquid = liquid.where(liquid >= least, 0.0)
+    drops = pad((liquid[:wet] > 0).float().view(-1, 1, side, side), (1,) * 4, mode="replicate")[:, 0]
+    light = sum(w * drops[:, r : r + side, c : c + side] for r, line in enumerate(_EMBOSS) for c, w in enumerate(line))
+    lit = torch.as_tensor(light)[..., None].clamp_min(0.0)
+    edge_B = np.where(rows[:, 5] == 0, np.float32(1), rows[:, 4])
+    smooth = blurred(torch.cat([lit, (liquid[wet:] > least[wet:]).float()]), edge_B)
+    shine = liquid[:wet] * (0.3 + smooth[:wet])
+    shine = strength[:wet] * shine / shine.amax((1, 2, 3), keepdim=True).clamp_min(1e-6)
+    mask = smooth[wet:].where(smooth[wet:] >= 0.8, 0.0)
+    water, mud = constant(_WATER[::-1], device), constant(_MUD, device)
+    made = torch.cat([pixels(x[:wet] + shine * water), pixels(x[wet:] * (1.0 - mask) + mask * mud)])
+    return made.index_select(0, upload(np.argsort(order_B), device))
 
 
 @lru_cache(maxsize=16)
-def _box(side: int, small: int) -> Banded:
-    """Mean over the pixels that each of ``small`` equal parts of a line covers, as Pillow's box filter."""
+def _box(side: int, small: float) -> Banded:
+    """Mean over the pixels of each of ``small`` equal parts of a line, as Pillow's box filter, repeated over them."""
     edge = np.arange(small + 1) * side / small
     centre = np.arange(side) + 0.5
     inside = (centre >= edge[:-1, None]) & (centre < edge[1:, None])
-    return Banded(inside / inside.sum(1, keepdims=True))
+    return Banded((inside / inside.sum(1, keepdims=True))[(centre * small / side).astype(np.int64)])
 
 
 @kernel(PREFIX + "pixelate", operation="pixelate", kind="quality", role="train", parameters=[SEVERITY])
 def pixelate(canvas_BSSC: torch.Tensor, args: Arrays, keys_B: Keys) -> torch.Tensor:
     """Reduce with a box filter, then enlarge by repeating pixels."""
-    side, device, out = canvas_BSSC.shape[1], canvas_BSSC.device, torch.empty_like(canvas_BSSC)
-    for i, scale in enumerate(row((0.6, 0.5, 0.4, 0.3, 0.25), args).tolist()):
-        small = max(int(side * round(scale, 4)), 1)
-        matrix = upload(_box(side, small).matrix_OI, device)
-        planes = canvas_BSSC[i].permute(2, 0, 1).float()
-        across = (planes @ matrix.mT + 0.5).floor()  # rounded after each pass, as by Pillow
-        reduced = (matrix @ across + 0.5).floor().to(torch.uint8)
-        nearest = ((torch.arange(side, device=device) + 0.5) * small / side).long()
-        out[i] = reduced[:, nearest[:, None], nearest].permute(1, 2, 0)
-    return out
+    scale_B = row((0.6, 0.5, 0.4, 0.3, 0.25), args).astype(np.float64).round(4)
+    small_B = np.maximum((canvas_BSSC.shape[1] * scale_B).astype(np.int64), 1).astype(np.float32)
+    # rows first, as in Pillow
+    return filtered(canvas_BSSC.transpose(1, 2).float(), _box, small_B, levels=True).transpose(1, 2).to(torch.uint8)
 
 
 @kernel(PREFIX + "brightness", operation="brightness", kind="tone", role="train", parameters=[SEVERITY])

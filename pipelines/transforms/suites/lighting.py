@@ -10,6 +10,7 @@ from dataclasses import replace
 import numpy as np
 import torch
 
+from substyle.kernels.dispatch import upload
 from substyle.pipelines.transforms.base import REGISTRY, Arrays, Choice, Uniform, kernel, register
 from substyle.pipelines.transforms.suites import imagenet_c
 from substyle.pipelines.transforms.suites.fields import (
@@ -19,6 +20,7 @@ from substyle.pipelines.transforms.suites.fields import (
     bits,
     constant,
     normal,
+    one_sided,
     per_image,
     pixels,
     plane,
@@ -201,11 +203,11 @@ def rain(canvas_BSSC: torch.Tensor, args: Arrays, keys_B: Keys) -> torch.Tensor:
     """Bright streaks of falling drops before a greyer, darker scene."""
     x, device, side = unit(canvas_BSSC), canvas_BSSC.device, canvas_BSSC.shape[1]
     field = bits(keys_B, "rain", (side, side), device)
-    streaks = torch.empty(field.shape, device=device)
     length = max(round(12 * side / 224), 2)
-    for i, (share, angle) in enumerate(zip(args["drops"].tolist(), args["angle"].tolist(), strict=True)):
-        drops = (field[i] < int(share * 65536)).float() * (1.0 + field[i] % 3)
-        streaks[i] = streaked(drops, length, length / 1.2, angle) * (0.25 * length)
+    most = upload((args["drops"].astype(np.float64) * 65536).astype(np.int64), device).view(-1, 1, 1)
+    drops = (field < most).float() * (1.0 + field % 3)
+    weights = np.array(one_sided(length, length / 1.2, 2 * length + 1), np.float32)
+    streaks = streaked(drops, np.tile(weights, (len(keys_B), 1)), args["angle"]) * (0.25 * length)
     dull = (0.6 * x + 0.4 * _luma(x)) * 0.78 + 0.05
     layer = streaks.clamp(0.0, 1.0)[..., None] * 0.6
     return pixels(dull + layer * (constant((0.92, 0.96, 1.0), device) - dull))
