@@ -58,6 +58,12 @@ class Budget(NamedTuple):
     store: int
 
 
+def both(compressed: Callable[..., object]) -> None:
+    """4:2:0 and 4:4:4."""
+    for whole in (False, True):
+        compressed(CANVAS, TABLES, whole_chroma=whole)
+
+
 BUDGETS = {
     "philox_triton._bits16": Budget(lambda f: f.bits16(KEYS, "n", 100352, CANVAS.device), 32, 1024, 128),
     "noise_triton._gaussian": Budget(lambda f: f.gaussian_noise(CANVAS, HALF, KEYS, "n"), 32, 0, 64),
@@ -68,8 +74,8 @@ BUDGETS = {
     "warp_triton._grid": Budget(lambda f: f.grid(CANVAS, torch.zeros(2, 2, 6, 6)), 40, 0, 8),
     "warp_triton._blur_rows": Budget(lambda f: f.elastic(CANVAS, KEYS, "e", HALF, 2.24), 40, 0, 64),
     "warp_triton._elastic": Budget(lambda f: f.elastic(CANVAS, KEYS, "e", HALF, 2.24), 40, 0, 8),
-    "jpeg_codec_triton._code": Budget(lambda f: f.compressed(CANVAS, TABLES), 32, 4096, 64),
-    "jpeg_codec_triton._upsample": Budget(lambda f: f.compressed(CANVAS, TABLES), 40, 0, 8),
+    "jpeg_codec_triton._code": Budget(lambda f: both(f.compressed), 32, 4096, 64),
+    "jpeg_codec_triton._upsample": Budget(lambda f: both(f.compressed), 40, 0, 8),
     "contraction_triton._contract": Budget(lambda f: f.contract(*MAPS), 200, 8192, 128),
     "probe_step_triton._cross_entropy": Budget(lambda f: f.cross_entropy(LOGITS, TARGET, SHARE), 48, 512, 128),
 }
@@ -157,7 +163,7 @@ def test_fits_its_budget(
     budget, module = BUDGETS[name], to_compile(file)
     ours = [seen for seen in launches(monkeypatch, module, budget) if seen[0] is getattr(module, kernel_name)]
     assert ours
-    different = {tuple(v.dtype for v in seen[1] if isinstance(v, torch.Tensor)): seen for seen in ours}
+    different = {(*(v.dtype for v in seen[1] if isinstance(v, torch.Tensor)), *seen[2].values()): seen for seen in ours}
     stores = 0
     for seen in different.values():
         binary = compiled(*seen, arch)
