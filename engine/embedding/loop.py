@@ -7,7 +7,7 @@ background.
 from __future__ import annotations
 
 import os
-import time
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
@@ -63,11 +63,18 @@ class EmbedSummary:
     left_out: dict[str, dict[str, str]] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
 
-    def spend(self, what: str, since: float) -> float:
-        """Add the time since ``since`` to a stage and return the current time."""
-        now = time.perf_counter()
-        self.seconds[what] = self.seconds.get(what, 0.0) + now - since
-        return now
+    def spend(self, what: str, seconds: float) -> None:
+        """Add seconds to a stage."""
+        self.seconds[what] = self.seconds.get(what, 0.0) + seconds
+
+    def add(self, done: EmbedSummary) -> None:
+        """Add what was done to some shards."""
+        self.new_shards += done.new_shards
+        self.quarantined.update(done.quarantined)
+        for name, reasons in done.left_out.items():
+            self.left_out.setdefault(name, {}).update(reasons)
+        for what, seconds in done.seconds.items():
+            self.spend(what, seconds)
 
 
 class Loop:
@@ -95,16 +102,19 @@ class Loop:
         summary: EmbedSummary,
         on_embedded: Callable[[int], None],
         writing: Callable[[], None] = lambda: None,
+        on_written: Callable[[int, EmbedSummary], None] = lambda number, done: None,
     ) -> None:
         """Embed shards. An exception of a callback, which may run on another thread, ends the loop.
 
         Args:
-            shards: asked for before earlier ones are embedded.
+            shards: asked for before earlier ones are embedded, on a thread that may block; then those that it has had
+                are finished meanwhile.
             summary: is updated.
             on_embedded: called with the number of embeddings that have been computed since the last call.
             writing: called before embeddings of a backbone are written to a shard.
+            on_written: called with the number of a shard that is finished, and what was done to it.
         """
-        self.summary, self.writing = summary, writing
+        self.summary, self.writing, self.written = summary, writing, on_written
         config = self.pipeline.config
         ahead = _AHEAD if config.on_gpu or len(self.compiled) > 1 else _AHEAD_ALONE
         with (
@@ -140,20 +150,21 @@ class Loop:
             for i in range(0, len(shard.task.keys), size)
         )
 
-        def ask() -> tuple[ShardInProgress, range, list[Future[Blob]]] | None:
-            """The next batch with its pending reads; blocks while ``shards`` does."""
+        def ask() -> tuple[ShardInProgress, range, Future[_Read]] | None:
+            """The next batch, whose files are read and then decoded; blocks while ``shards`` does."""
             for shard, part in parts:
-                return shard, part, [self._readers.submit(read, shard.task.records[i]) for i in part]
+                reading = [self._readers.submit(read, shard.task.records[i]) for i in part]
+                return shard, part, self._decoding.submit(self._read, reading)
             return None
 
-        listed, ahead = self._readers.submit(ask), list[tuple[ShardInProgress, range, Future[_Read]]]()
-        while (found := backlog.until(listed)) is not None:
-            shard, part, reading = found
-            ahead.append((shard, part, self._decoding.submit(self._read, reading)))
-            listed = self._readers.submit(ask)
-            if len(ahead) > 1:
-                yield ahead.pop(0)
-        yield from ahead
+        asking = ThreadPoolExecutor(1)
+        try:
+            coming = deque(asking.submit(ask) for _ in range(2))
+            while (found := backlog.until(coming.popleft())) is not None:
+                coming.append(asking.submit(ask))
+                yield found
+        finally:
+            asking.shutdown(wait=False, cancel_futures=True)  # ``shards`` may block
 
     def _read(self, reading: Sequence[Future[Blob]]) -> _Read:
         """Decode a batch, on the decoding thread. Returns files without their data."""
@@ -208,12 +219,10 @@ class Loop:
                 for row, blob in zip(row_B.tolist(), found, strict=True)
             ]
             if why := {keys[b]: reason for b, reason in real.left_out(name) if decoded.ok_B[b]}:
-                self.summary.left_out.setdefault(name, {}).update(why)
+                shard.left_out.setdefault(name, {}).update(why)
         absent_TB = ~np.stack([real.ok_B(name) for name in names])
         shard.notes.append(partial(_notes, row_B, decoded.size_B2, reasons, files, names, small, seen_TB, absent_TB))
-        self.summary.quarantined.update(
-            {key: reason for key, reason in zip(keys, reasons, strict=True) if reason is not None}
-        )
+        shard.quarantined.update({key: reason for key, reason in zip(keys, reasons, strict=True) if reason is not None})
 
     def _require_same(self, task: ShardTask, part: range, blobs: Sequence[Blob], variant: str = "") -> None:
         """Check files of a batch against what earlier passes noted of them.
@@ -252,12 +261,15 @@ class Loop:
                     *(entry, task.number, embeddings, notes), seconds=share, run=self.run_id, files=shard.files
                 )
             self.upkeep.written(len(involved), size)
-        self.summary.new_shards += 1
+        done = EmbedSummary(new_shards=1, quarantined=shard.quarantined, left_out=shard.left_out)
+        self.summary.add(done)
+        self.written(task.number, done)
 
     def _spend(self, what: str, since: observability.Mark, items: int = 0) -> observability.Mark:
-        self.summary.spend(what, since.wall)
+        now = observability.Mark.now()
+        self.summary.spend(what, now.wall - since.wall)
         observability.add("embed", what if what == "variants" else f"wait for {what}", since, items)
-        return observability.Mark.now()
+        return now
 
 
 def _notes(

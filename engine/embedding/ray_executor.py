@@ -31,7 +31,8 @@ from substyle.pipelines.transforms.registry import loaded
 
 _POLL_S = 1.0
 _STOP_S = 20.0  # for shards that are being written when a run is interrupted
-_CALLS = 3  # of one worker at once: fill, progress, stop
+_SHARDS = 2  # of one worker at once: one is decoded while another is written
+_CALLS = _SHARDS + 2  # of one worker at once: fill, progress, stop
 _DIED = "its process died: killed, out of memory, or its machine has gone"
 _SHOWN = 10  # lost shards that a message names
 
@@ -50,7 +51,7 @@ class ShardFailure:
 
 
 class ShardQueue:
-    """Shards that wait for a worker. A shard that failed is retried first, on another worker if there is one.
+    """Shards that wait for a worker. A shard that failed is retried first, alone, on another worker if there is one.
 
     Args:
         shards: numbers, in order.
@@ -78,8 +79,15 @@ class ShardQueue:
         """Whether so many shards were lost in a row that the rest would be too, as with a full disk."""
         return self._lost_in_a_row >= max(4, 2 * workers)
 
-    def take(self, worker: int, workers: Set[int]) -> int | None:
-        """The next shard for one of the workers; None if there is none for it now."""
+    def take(self, worker: int, workers: Set[int], beside: Iterable[int] = ()) -> int | None:
+        """The next shard for one of the workers; None if there is none for it now.
+
+        Args:
+            beside: shards that it has already. The last shards are left to workers that have none.
+        """
+        if beside:
+            alone = any(shard in self._failed for shard in beside) or len(self._fresh) < len(workers)
+            return None if alone else self._begin(self._fresh.popleft())
         for shard, failure in self._failed.items():
             if shard not in self.active and (worker not in failure.workers or failure.workers >= workers):
                 break
@@ -87,6 +95,9 @@ class ShardQueue:
             if not self._fresh:
                 return None
             shard = self._fresh.popleft()
+        return self._begin(shard)
+
+    def _begin(self, shard: int) -> int:
         self.active.add(shard)
         return shard
 
@@ -96,10 +107,16 @@ class ShardQueue:
         self._failed.pop(shard, None)
         self._lost_in_a_row = 0
 
-    def failed(self, shard: int, worker: int, reason: str) -> bool:
-        """Mark an active shard as failed. Returns whether it is lost."""
+    def failed(self, shard: int, worker: int, reason: str, *, alone: bool = True) -> bool:
+        """Mark an active shard as failed. Returns whether it is lost.
+
+        Args:
+            alone: whether the worker had no other shard, which may be to blame; else this is no try.
+        """
         self.active.remove(shard)
         failure = self._failed.setdefault(shard, ShardFailure())
+        if not alone:
+            return False
         failure.workers.add(worker)
         failure.tries, failure.reason = failure.tries + 1, reason
         if failure.tries <= self.retries:
@@ -117,8 +134,9 @@ class _Slot:
     actor: Any = None  # Ray's handle of its worker
     where: str = ""  # process and host of the worker
     ready: bool = False  # whether the worker is prepared
-    shard: int | None = None  # that it embeds
-    shown: int = 0  # embeddings of that shard that the progress bar shows
+    shards: list[int] = field(default_factory=list)  # that it embeds
+    finished: int = 0  # embeddings of its shards that are finished
+    shown: int = 0  # embeddings that the progress bar shows
     failed: int = 0  # starts in a row that failed
 
 
@@ -136,7 +154,7 @@ class WorkerPool:
         self.queue = ShardQueue(self.lacking, config.retries)
         count = cluster.workers(config, most=len(self.lacking))
         self.slots = {number: _Slot(number) for number in range(1, count + 1)}
-        self.calls: dict[Any, tuple[_Slot, str]] = {}  # pending, by Ray's reference
+        self.calls: dict[Any, tuple[_Slot, str, int]] = {}  # pending, by Ray's reference; with the shard of `fill`
         self.unable: SubstyleError | None = None  # why the last slot was given up
 
     def run(self) -> None:
@@ -158,9 +176,9 @@ class WorkerPool:
         """Let workers finish what they are writing, then end them."""
         import ray
 
-        filling = [reference for reference, (_, method) in self.calls.items() if method == "fill"]
+        filling = [reference for reference, (_, method, _) in self.calls.items() if method == "fill"]
         for slot in self.slots.values():
-            if slot.shard is not None:
+            if slot.shards:
                 slot.actor.stop.remote()
         try:
             if filling:
@@ -188,31 +206,35 @@ class WorkerPool:
         actor = ray.remote(Worker).options(
             num_cpus=need["CPU"], num_gpus=need.get("GPU", 0), max_restarts=0, max_concurrency=_CALLS
         )
-        slot.actor, slot.where, slot.ready, slot.shard, slot.shown = actor.remote(self.spec), "", False, None, 0
+        slot.actor, slot.where, slot.ready = actor.remote(self.spec), "", False
+        slot.shards, slot.finished, slot.shown = [], 0, 0
         self._call(slot, "where")
         self._call(slot, "prepare")
 
-    def _call(self, slot: _Slot, method: str, *arguments: object) -> None:
-        self.calls[getattr(slot.actor, method).remote(*arguments)] = slot, method
+    def _call(self, slot: _Slot, method: str, *arguments: object, shard: int = -1) -> None:
+        self.calls[getattr(slot.actor, method).remote(*arguments)] = slot, method, shard
 
     def _assign(self) -> None:
-        """Give shards to idle workers, and ask the others how far they are."""
-        pending = {(slot.number, method) for slot, method in self.calls.values()}
-        for slot in self.slots.values():
-            if not slot.ready:
-                continue
-            if slot.shard is None:
-                slot.shard = self.queue.take(slot.number, self.slots.keys())
-                if slot.shard is not None:
-                    self._call(slot, "fill", pickled(self.shards(slot.shard, self.lacking[slot.shard])))
-            elif (slot.number, "progress") not in pending:
+        """Give shards to workers that have fewer than they can, and ask the others how far they are."""
+        pending = {(slot.number, method) for slot, method, _ in self.calls.values()}
+        ready = [slot for slot in self.slots.values() if slot.ready]
+        for count in range(_SHARDS):
+            for slot in ready:
+                shard = None
+                if len(slot.shards) == count:
+                    shard = self.queue.take(slot.number, self.slots.keys(), slot.shards)
+                if shard is not None:
+                    slot.shards.append(shard)
+                    self._call(slot, "fill", pickled(self.shards(shard, self.lacking[shard])), shard=shard)
+        for slot in ready:
+            if slot.shards and (slot.number, "progress") not in pending:
                 self._call(slot, "progress")
 
     def _handle(self, reference: Any) -> None:  # noqa: ANN401 - Ray's reference
         """Take the result of a call."""
         import ray
 
-        slot, method = self.calls.pop(reference, (None, ""))
+        slot, method, shard = self.calls.pop(reference, (None, "", -1))
         if slot is None:  # of a worker that failed meanwhile
             return
         try:
@@ -227,34 +249,27 @@ class WorkerPool:
             case "prepare":
                 slot.ready, slot.failed = True, 0
                 self.bar.note(f"{sum(each.ready for each in self.slots.values())} of {len(self.slots)} workers")
-            case "progress" if slot.shard is not None:
-                self._show(slot, answer)
-            case "fill":
-                self._finished(slot, answer)
+            case "progress":
+                self._show(slot, max(answer, slot.shown))
+            case "fill" if answer is not None:  # else it was stopped
+                self._finished(slot, shard, answer)
 
     def _show(self, slot: _Slot, embedded: int) -> None:
         self.bar.advance(embedded - slot.shown)
         slot.shown = embedded
 
-    def _finished(self, slot: _Slot, done: EmbedSummary | None = None) -> None:
-        assert slot.shard is not None
-        self._show(slot, self._embeddings(slot.shard))
-        self.queue.finished(slot.shard)
-        slot.shard, slot.shown = None, 0
-        summary = self.task.summary
-        summary.new_shards += 1
-        if done is not None:
-            summary.quarantined.update(done.quarantined)
-            for name, reasons in done.left_out.items():
-                summary.left_out.setdefault(name, {}).update(reasons)
-            for stage_name, seconds in done.seconds.items():
-                summary.seconds[stage_name] = summary.seconds.get(stage_name, 0.0) + seconds
+    def _finished(self, slot: _Slot, shard: int, done: EmbedSummary | None = None) -> None:
+        slot.shards.remove(shard)
+        slot.finished += self._embeddings(shard)
+        self._show(slot, max(slot.finished, slot.shown))
+        self.queue.finished(shard)
+        self.task.summary.add(done or EmbedSummary(new_shards=1))
 
     def _failed(self, slot: _Slot, error: Exception) -> None:
-        """Replace a worker that died or failed, and queue its shard again."""
+        """Replace a worker that died or failed, and queue its shards again."""
         import ray
 
-        for reference in [reference for reference, (each, _) in self.calls.items() if each is slot]:
+        for reference in [reference for reference, (each, *_) in self.calls.items() if each is slot]:
             del self.calls[reference]
         ray.kill(slot.actor)  # one that failed may be in any state
         if isinstance(error, LockedError):
@@ -266,21 +281,24 @@ class WorkerPool:
             self._could_not_start(slot, reason, died=died)
             return
         print(f"worker {slot.number} ({slot.where}) is replaced: {reason}", file=sys.stderr)
-        if slot.shard is not None:
-            self._return(slot, slot.shard, reason)
+        if slot.shards:
+            self._return(slot, reason)
         self._start(slot)
 
-    def _return(self, slot: _Slot, shard: int, reason: str) -> None:
-        """Queue the shard of a worker that failed, unless the journal says that it was finished."""
+    def _return(self, slot: _Slot, reason: str) -> None:
+        """Queue the shards of a worker that failed, but those that the journal says were finished."""
         task = self.task
         now = pending_shards(task.store, task.entries, task.plan.pipeline.settings.transformations, task.plan.part)
-        if shard not in now.lacking:
-            self._finished(slot)
-            return
-        self._show(slot, self._embeddings(shard) - task.todo.sizes[shard] * sum(map(len, now.lacking[shard])))
-        self.lacking[shard] = now.lacking[shard]  # some of several backbones may be finished
-        if self.queue.failed(shard, slot.number, reason):
-            print(f"{self._named(shard)} is given up after {self.queue.lost[shard].tries} tries", file=sys.stderr)
+        for shard in slot.shards[:]:
+            if shard not in now.lacking:
+                self._finished(slot, shard)
+        shown, alone = slot.finished, len(slot.shards) == 1
+        for shard in slot.shards:
+            shown += self._embeddings(shard) - task.todo.sizes[shard] * sum(map(len, now.lacking[shard]))
+            self.lacking[shard] = now.lacking[shard]  # some of several backbones may be finished
+            if self.queue.failed(shard, slot.number, reason, alone=alone):
+                print(f"{self._named(shard)} is given up after {self.queue.lost[shard].tries} tries", file=sys.stderr)
+        self._show(slot, shown)
 
     def _could_not_start(self, slot: _Slot, reason: str, *, died: bool) -> None:
         slot.failed += 1

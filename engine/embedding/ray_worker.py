@@ -9,14 +9,18 @@ from __future__ import annotations
 import os
 import pickle
 import socket
-from dataclasses import dataclass
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass, replace
 from pathlib import Path
+from queue import SimpleQueue
+from threading import Lock
+from typing import Any
 
 from substyle import files
 from substyle.engine.config import BackboneChoice, EmbedConfig, Settings
 from substyle.engine.embedding.blobs import read
 from substyle.engine.embedding.loop import EmbedSummary, Loop
-from substyle.engine.embedding.plan import samples
+from substyle.engine.embedding.plan import ShardTask, samples
 from substyle.engine.embedding.prepare import PixelPipeline, prepare_backbones
 from substyle.engine.store import lock
 from substyle.engine.store.identity import Remedies
@@ -65,12 +69,16 @@ class _Stopped(Exception):
 
 
 class Worker:
-    """Embeds shards. Call `prepare` once, then `fill` for each shard; `progress` and `stop` may run beside `fill`."""
+    """Embeds shards. Call `prepare` once, then `fill` for each shard; other calls may run beside it."""
 
     def __init__(self, spec: WorkerSpec) -> None:
         self.spec = spec
-        self._embedded = 0
-        self._stopping = False
+        self._embedded, self._stopping = 0, False
+        self._tasks: SimpleQueue[ShardTask | None] = SimpleQueue()
+        self._thread, self._changing = ThreadPoolExecutor(1), Lock()  # the lock guards the next two
+        self._filled: dict[int, Future[EmbedSummary]] = {}  # of shards that are not finished
+        self._running: Future[None] | None = None
+        self._summary, self._spent = EmbedSummary(), dict[str, float]()
 
     def where(self) -> str:
         """Process and host, for messages."""
@@ -107,29 +115,55 @@ class Worker:
         self._loop = Loop(store, pipeline, entries, compiled, spec.run, spec.remedies, spec.readers)
 
     def fill(self, task: bytes) -> EmbedSummary | None:
-        """Embed a shard, given as a pickled `ShardTask`.
+        """Embed a shard, given as a pickled `ShardTask`; a second one is decoded while the first is written.
 
         Returns what was done, or None if `stop` was called before it was finished.
         """
-        self._embedded, summary = 0, EmbedSummary()
-        try:
-            self._loop.run([pickle.loads(task)], summary, self._arrived, self._require_lock)
-        except _Stopped:
+        shard: ShardTask = pickle.loads(task)
+        filled = Future[EmbedSummary]()
+        with self._changing:
+            self._filled[shard.number] = filled
+            self._tasks.put(shard)
+            if self._running is None:
+                self._running = self._thread.submit(self._run)
+            either: list[Future[Any]] = [filled, self._running]
+        wait(either, return_when=FIRST_COMPLETED)
+        if not filled.done():
+            either[1].result()
             return None
-        return summary
+        return filled.result()
 
     def progress(self) -> int:
-        """Embeddings of the current shard that have been computed."""
+        """Embeddings that have been computed."""
         return self._embedded
 
     def stop(self) -> None:
-        """Abandon the current shard, unless it is already being written."""
+        """Abandon shards, unless they are already being written."""
         self._stopping = True
+
+    def _run(self) -> None:
+        """Embed the shards of `fill` until it has no more, one fails, or `stop` is called."""
+        try:
+            self._loop.run(iter(self._tasks.get, None), self._summary, self._arrived, self._require_lock, self._written)
+        except BaseException as error:
+            self._tasks.put(None)  # for the thread that waits for another shard
+            if not isinstance(error, _Stopped):
+                raise
 
     def _arrived(self, count: int) -> None:
         if self._stopping:
             raise _Stopped
         self._embedded += count
+
+    def _written(self, number: int, done: EmbedSummary) -> None:
+        spent, before = dict(self._summary.seconds), self._spent
+        self._spent = spent
+        seconds = {what: much - before.get(what, 0.0) for what, much in spent.items()}
+        with self._changing:
+            self._filled.pop(number).set_result(replace(done, seconds=seconds))
+            if not self._filled:
+                self._tasks.put(None)
+                self._running = None
 
     def _require_lock(self) -> None:
         # the run's driver may have died and another run may have begun

@@ -42,6 +42,7 @@ class ShardInProgress:
         buffers: for each backbone, embeddings (r, D) float32 by transformation, NaN where none have been computed.
         notes: functions that return the notes of each batch's images, called when the shard is written.
         files: notes on files of real transformations.
+        quarantined, left_out: as in `EmbedSummary`.
         missing: number of batches not embedded yet, plus one until the shard is closed.
     """
 
@@ -49,6 +50,8 @@ class ShardInProgress:
     buffers: list[dict[str, NDArray[np.float32]]] = field(init=False)
     notes: list[Callable[[], list[ImageNote]]] = field(default_factory=list)
     files: list[FileNote] = field(default_factory=list)
+    quarantined: dict[str, str] = field(default_factory=dict)
+    left_out: dict[str, dict[str, str]] = field(default_factory=dict)
     missing: int = 1
 
     def __post_init__(self) -> None:

@@ -25,3 +25,26 @@ def test_one_finished_shard_gives_hope() -> None:
             queue.failed(shard, 0, "bad")
         assert not queue.hopeless(1)
     assert set(queue.lost) == {0, 1, 3, 4, 6, 7}
+
+
+def test_a_worker_has_a_second_shard_while_many_wait() -> None:
+    queue = ShardQueue(range(4), retries=1)
+    assert (queue.take(0, TWO), queue.take(1, TWO)) == (0, 1)
+    assert queue.take(0, TWO, [0]) == 2
+    assert queue.take(1, TWO, [1]) is None, "the last one is for whoever is idle first"
+    assert queue.take(1, TWO) == 3
+
+
+def test_of_two_shards_that_failed_together_each_is_tried_alone() -> None:
+    """Either may be to blame."""
+    queue = ShardQueue(range(9), retries=0)
+    assert (queue.take(0, ONE), queue.take(0, ONE, [0])) == (0, 1)
+    for shard in (0, 1):
+        assert not queue.failed(shard, 0, "killed", alone=False)
+    assert queue.take(0, ONE) == 0
+    assert queue.take(0, ONE, [0]) is None
+    queue.finished(0)
+    assert queue.take(0, ONE) == 1
+    assert queue.failed(1, 0, "killed")
+    assert set(queue.lost) == {1}
+    assert (queue.take(0, ONE), queue.take(0, ONE, [2])) == (2, 3)

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import os
 import pickle
+import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tests.conformance.kinds import write_tar
@@ -15,12 +18,14 @@ from tests.engine.embedding.ray.shards import ROWS, WHITE, photographs
 from tests.object_server import Server
 
 from substyle.engine.config import BackboneChoice, EmbedConfig, Settings
+from substyle.engine.embedding.loop import Loop
 from substyle.engine.embedding.plan import EmbedPlan
 from substyle.engine.embedding.prepare import PixelPipeline
 from substyle.engine.embedding.ray_worker import Worker, WorkerSpec
 from substyle.engine.embedding.run import embed
+from substyle.engine.embedding.scheduler import ShardInProgress
 from substyle.engine.store import lock
-from substyle.engine.store.layout import DifferentError, LockedError, StoreError
+from substyle.engine.store.layout import BackboneEntry, DifferentError, LockedError, StoreError
 from substyle.engine.store.store import EmbeddingStore
 from substyle.errors import ConfigError
 from substyle.pipelines.sources import FolderSource, open_source
@@ -133,6 +138,36 @@ def test_it_reads_of_a_bucket_what_it_embeds(bucket: ObjectPlace, server: Server
         assert worker.fill(pickle.dumps(shards(WHITE, ALL))) is not None
     own = list(images.values())[WHITE * ROWS :]
     assert sum(server.sent.values()) == len(first) + sum(map(len, own))
+
+
+def test_it_embeds_the_next_shard_while_one_is_written(
+    order: WorkerSpec, shard: Callable[[int], bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun, batch, write = threading.Event(), Loop._batch, EmbeddingStore.write_shard
+
+    def begin(loop: Loop, shard: ShardInProgress, *rest: Any) -> None:  # noqa: ANN401
+        batch(loop, shard, *rest)
+        if shard.task.number:
+            begun.set()
+
+    def slow(store: EmbeddingStore, entry: BackboneEntry, number: int, *rest: Any, **more: Any) -> int:  # noqa: ANN401
+        assert number or begun.wait(60)
+        return write(store, entry, number, *rest, **more)
+
+    monkeypatch.setattr(Loop, "_batch", begin)
+    monkeypatch.setattr(EmbeddingStore, "write_shard", slow)
+    worker = Worker(order)
+    worker.prepare()
+    with ThreadPoolExecutor(2) as calls:
+        both = [calls.submit(worker.fill, shard(number)) for number in (0, 1)]
+        found = [future.result() for future in both]
+    assert [done.new_shards for done in found if done] == [1, 1]
+    assert [set(done.quarantined) for done in found if done] == [set(), {"006.jpg"}], "each tells its own"
+    assert worker.progress() == 2 * ROWS * len(SETTINGS.transformations)
+    again = worker.fill(shard(WHITE))
+    assert again is not None
+    assert (again.new_shards, again.quarantined) == (1, {})
+    assert min(again.seconds.values()) >= 0
 
 
 def test_it_stops_when_asked_and_leaves_the_shard(order: WorkerSpec, shard: Callable[[int], bytes]) -> None:
