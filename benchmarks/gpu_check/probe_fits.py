@@ -13,7 +13,7 @@ from benchmarks.gpu_check.bench import Bench
 from benchmarks.gpu_check.rows import MEASURED, Job, Row, correctness
 from substyle.engine.probes.batches import Features
 from substyle.engine.probes.config import ExpertConfig, ProbeConfig
-from substyle.engine.probes.dataset import FLOAT16, HOW, INT8, STREAMED, hold, standard_of
+from substyle.engine.probes.dataset import FLOAT16, HOW, INT8, STREAMED, MemoryBudget, hold, standard_of
 from substyle.engine.probes.linear import fit_heads, resampled_images, variant_weights
 from substyle.engine.probes.objective import StoredObjective
 from substyle.engine.probes.run import run_probes
@@ -97,6 +97,12 @@ def _trainings(bench: Bench) -> Iterator[Row]:
         yield correctness(PART, f"whole trainings on embeddings held as {how}, against the CPU", good, text)
     same = found[STREAMED] == found[FLOAT16]
     yield correctness(PART, "whole trainings: streamed learns what float16 learns", same, "every accuracy alike")
+    for how in (FLOAT16, INT8):
+        bench.require(1.0)
+        with patch.object(MemoryBudget, "place", lambda budget, requested: (requested, budget.host)):
+            same = accuracies(table, replace(config, device=str(bench.device), expert=held[how])) == found[how]
+        name = f"whole trainings: {how} in host memory learns what {how} on the device learns"
+        yield correctness(PART, name, same, "every accuracy alike")
 
 
 @patch.object(ProbeConfig, "stream_buffer", BUFFER)

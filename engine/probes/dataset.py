@@ -100,26 +100,31 @@ class MemoryBudget:
             return FLOAT16
         return INT8 if self.needs(INT8) <= SHARE * max(self.device.total, self.host.total) else STREAMED
 
+    @property
+    def rounds(self) -> bool:
+        """Whether ``auto`` is int8."""
+        return self.choose("auto") == INT8
+
     def place(self, requested: str) -> tuple[str, Memory | None]:
         """Resolve ``auto``, and where the rows are held; None: in the store.
 
         Raises:
-            ConfigError: they do not fit; the message states the sizes.
+            ConfigError: rows that are asked for in memory, or the buffer, do not fit; the message states the sizes.
         """
         how, auto = self.choose(requested), requested == "auto"
-        memories = [] if requested == STREAMED else [self.device, *([self.host] if auto or how == INT8 else [])]
+        memories = [self.device, *([self.host] if auto or how == INT8 else [])] if how != STREAMED else []
         held = next((memory for memory in memories if memory.fits(self.needs(how))), None)
-        if held is not None or how == STREAMED or (auto and how == FLOAT16):
-            if held is not self.device and not self.device.fits(self.buffer):
-                raise self._refused(requested, STREAMED)
-            return how, held
-        raise self._refused(requested, how)
+        if held is None and how != STREAMED and not auto:
+            raise self._refused(requested, how)
+        if held is not self.device and not self.device.fits(self.buffer):
+            raise self._refused(requested, STREAMED)
+        return how, held
 
     def _refused(self, requested: str, how: str) -> ConfigError:
-        others = [each for each in HOW if self.device.fits(self.needs(each))]
-        if INT8 not in others and self.host.fits(self.needs(INT8)) and self.device.fits(self.buffer):
-            others.append(INT8)
-        allowed = ", ".join(each for each in HOW if each in others) or "nothing fits"
+        fits = [each for each in HOW if self.device.fits(self.needs(each))]
+        if INT8 not in fits and self.host.fits(self.needs(INT8)) and self.device.fits(self.buffer):
+            fits.append(INT8)
+        allowed = ", ".join(each for each in HOW if each in fits) or "nothing fits"
         return ConfigError("probes.expert.table", requested, f"{allowed} ({self.words(how, self.device)})")
 
     def words(self, how: str, held: Memory | None) -> str:
@@ -275,29 +280,48 @@ class Streamed:
     Args:
         buffer: bytes of host memory; a GPU uses as many again.
         beside: all rows in host memory, as stored or int8; None: they are read from the store.
+        centre: standardisation of rows that are rounded to int8; None: they are not.
     """
 
     def __init__(
-        self, table: EmbeddingTable, device: torch.device, buffer: int, beside: Resident | None = None
+        self,
+        table: EmbeddingTable,
+        device: torch.device,
+        buffer: int,
+        beside: Resident | None = None,
+        centre: Standardizer | None = None,
     ) -> None:
         self.table, self.device, self.buffer, self.beside = table, device, buffer, beside
         self.drawn_on = CPU
-        self.how = INT8 if beside is not None and beside.how == INT8 else STREAMED
-        self.centre = None if beside is None else beside.centre
-        self.dtype = as_torch(table.x_TND.dtype) if beside is None else beside.x_RD.dtype
+        self.centre = centre if beside is None else beside.centre
+        self.how = STREAMED if self.centre is None else INT8
+        self.dtype = as_torch(table.x_TND.dtype) if self.centre is None else torch.int8
 
     def read(self, t_R: I64, n_R: I64, out_RD: NDArray[Any]) -> torch.Tensor | None:
         """Read rows (transformation t of image n). Returns the scales (R,) of int8 rows."""
         if self.beside is None:
-            self.table.take(t_R, n_R, out_RD)
-            return None
+            if self.centre is None:
+                self.table.take(t_R, n_R, out_RD)
+                return None
+            return self._round(self.centre, t_R, n_R, torch.from_numpy(out_RD))
         row_R = torch.from_numpy(t_R * self.table.x_TND.shape[1] + n_R)
         torch.index_select(self.beside.x_RD, 0, row_R, out=torch.from_numpy(out_RD))
         return None if self.beside.scale_R is None else self.beside.scale_R[row_R]
 
+    def _round(self, centre: Standardizer, t_R: I64, n_R: I64, out_RD: torch.Tensor) -> torch.Tensor:
+        mean_D, scale_D = torch.from_numpy(centre.mean_D), torch.from_numpy(centre.scale_D)
+        scale_R = torch.empty(len(out_RD))
+        for start in range(0, len(out_RD), _CHUNK):
+            own = slice(start, start + _CHUNK)
+            x_BD = torch.from_numpy(self.table.take(t_R[own], n_R[own]))
+            out_RD[own], scale_R[own] = quantise(x_BD, mean_D, scale_D)
+        if not bool(torch.isfinite(scale_R).all()):
+            raise self.table.not_finite()
+        return scale_R
+
     def rows(self, t_B: I64, n_B: I64) -> Placed:
         """Read rows (transformation t of image n)."""
-        if self.device.type == "cpu" and self.beside is None:
+        if self.device.type == "cpu" and self.how == STREAMED and self.beside is None:
             x_RD, place_B = raw(self.table, t_B, n_B)
             return Placed(x_RD, torch.from_numpy(place_B))
         x_BD = torch.empty(len(t_B), self.table.width, dtype=self.dtype)
@@ -323,6 +347,13 @@ class Streamed:
 Dataset = Resident | Streamed
 
 
+def budget_of(table: EmbeddingTable, device: torch.device, buffer: int = ProbeConfig.stream_buffer) -> MemoryBudget:
+    """Size of embeddings, and the memory of this machine."""
+    memory = Memory.of(device)
+    host = memory if device.type == "cpu" else Memory.of(CPU)
+    return MemoryBudget(table.x_TND.shape, table.x_TND.dtype.itemsize, buffer, memory, host)
+
+
 def hold(table: EmbeddingTable, config: ProbeConfig, device: torch.device, *, quiet: bool = True) -> Dataset:
     """Load embeddings for a device in the configured format, or the first that fits; prints it to stderr.
 
@@ -333,16 +364,14 @@ def hold(table: EmbeddingTable, config: ProbeConfig, device: torch.device, *, qu
     in_memory = isinstance(table.x_TND, np.ndarray)
     if in_memory and device.type == "cpu" and config.expert.table in ("auto", FLOAT16):
         return Resident.of(table, device)  # no copy needed
-    memory, itemsize = Memory.of(device), table.x_TND.dtype.itemsize
-    host = memory if device.type == "cpu" else Memory.of(CPU)
-    budget = MemoryBudget(table.x_TND.shape, itemsize, config.stream_buffer, memory, host)
+    budget = budget_of(table, device, config.stream_buffer)
     how, held = budget.place(config.expert.table)
     if not quiet:
-        where = "" if held in (None, memory) else " from host memory"
+        where = {id(budget.host): " from host memory", id(budget.device): ""}.get(id(held), " from the store")
         print(f"probes {table.backbone}: embeddings {budget.words(how, held)}{where}", file=sys.stderr, flush=True)
     if held is None:
-        return Streamed(table, device, config.stream_buffer)
-    if held is not memory:  # several times as fast as a disk in every pass
+        return Streamed(table, device, config.stream_buffer, None, _centre(table, config.seed) if how == INT8 else None)
+    if held is not budget.device:  # several times as fast as a disk in every pass
         beside = _rounded(table, device, config, CPU) if how == INT8 else Resident.of(table, CPU)
         return Streamed(table, device, config.stream_buffer, beside)
     if how == INT8:

@@ -25,7 +25,7 @@ import torch
 
 from substyle.engine import observability
 from substyle.engine.observability import Span
-from substyle.engine.probes.dataset import SHARE, free_bytes
+from substyle.engine.probes.dataset import SHARE, STREAMED, budget_of, free_bytes
 from substyle.engine.store.table import EmbeddingTable
 from substyle.pipelines import processes
 
@@ -63,14 +63,14 @@ class Places:
         closed = sys.stdout is None or sys.stderr is None  # which processes cannot inherit
         if closed or threads == 1 or len(tables) < 2 or sum(sizes) < _SMALLEST:
             return cls()
-        most = max(size * table.x_TND.dtype.itemsize for size, table in zip(sizes, tables, strict=True))
         gpus: tuple[str, ...] = ()
         if device.type == "cpu":  # with more processes than that, cores would wait for the largest unit
             costs = [_cost(table) for table in tables]
-            places, held = min(cores, max(1, round(sum(costs) / max(costs)))), 2 * most
+            places = min(cores, max(1, round(sum(costs) / max(costs))))
+            held = 2 * max(size * table.x_TND.dtype.itemsize for size, table in zip(sizes, tables, strict=True))
         else:
             gpus = () if alone else _alike(device)
-            places, held = len(gpus), 0 if most <= SHARE * free_bytes(device) else most
+            places, held = len(gpus), max(_beside(table, device) for table in tables)
         room = int(SHARE * free_bytes(_CPU) // (held + _OF_A_PROCESS))
         count = max(1, min(len(tables), places, room))
         return cls(count, max(1, cores // count), gpus[:count])
@@ -79,6 +79,14 @@ class Places:
 def size_of(table: EmbeddingTable) -> int:
     """Numbers of a table."""
     return math.prod(table.x_TND.shape)
+
+
+def _beside(table: EmbeddingTable, device: torch.device) -> int:
+    """Bytes of host memory that a table takes beside a GPU."""
+    budget = budget_of(table, device)
+    how = budget.choose("auto")
+    need = budget.needs(how)
+    return 0 if how == STREAMED or budget.device.fits(need) else need
 
 
 def longest_first(table: EmbeddingTable) -> tuple[int, int]:

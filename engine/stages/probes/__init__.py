@@ -10,6 +10,7 @@ from typing import Any
 from substyle.engine import devices
 from substyle.engine.backbones.registry import is_derived
 from substyle.engine.probes.config import ProbeConfig
+from substyle.engine.probes.dataset import budget_of
 from substyle.engine.probes.outcomes import ProbeOutcome, compare_outcomes
 from substyle.engine.probes.run import run_probes
 from substyle.engine.results.model import ResultsDocument
@@ -63,6 +64,14 @@ class ProbesStage(Stage[ProbeConfig, ProbeOutcome]):
         multitask = not adapted and not spec["control"]
         table = run.tables[unit.name]
         run_probes(table, own, out_dir=folder, quiet=run.quiet, metadata=metadata, multitask=multitask).save(folder)
+
+    def inputs(self, run: Run, config: ProbeConfig, unit: Unit, before: Mapping[str, Any] | None = None) -> JSON:
+        """Whether ``auto`` rounds embeddings to int8, which depends on the memory of the machine."""
+        if before is not None:
+            return {"rounded": True} if before.get("rounded") else {}
+        device = devices.resolve(config.device).torch_device
+        asked = config.expert.table
+        return {"rounded": True} if asked == "auto" and budget_of(run.tables[unit.name], device).rounds else {}
 
     def stated(self, stored: Mapping[str, Any]) -> JSON:
         """All settings in one table."""

@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -18,6 +19,7 @@ from tests.staged import probe, run_of
 
 from substyle.engine import observability
 from substyle.engine.config import EmbedConfig
+from substyle.engine.probes import dataset
 from substyle.engine.probes.config import ExpertConfig, ProbeConfig
 from substyle.engine.stages import at_once, execution, stamp
 from substyle.engine.stages.at_once import Places
@@ -64,7 +66,9 @@ CPU, GPU = torch.device("cpu"), torch.device("cuda:0")
 def test_each_process_has_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch, "get_num_threads", lambda: 8)
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)))
-    monkeypatch.setattr(at_once, "free_bytes", lambda device: 500 << 30 if device.type == "cpu" else 64 << 30)
+    for module in (at_once, dataset):
+        monkeypatch.setattr(module, "free_bytes", lambda device: 500 << 30 if device.type == "cpu" else 64 << 30)
+    monkeypatch.setattr(dataset, "total_bytes", lambda device: 512 << 30 if device.type == "cpu" else 80 << 30)
     monkeypatch.setattr("torch.cuda.device_count", lambda: 4)
     names = ["H100", "H100", "L4", "H100"]
     monkeypatch.setattr("torch.cuda.get_device_name", lambda device: names[getattr(device, "index", device)])
@@ -75,8 +79,10 @@ def test_each_process_has_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     assert Places.of(large, GPU, 0, alone=True).count == 1
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "GPU-a,GPU-b,GPU-c,GPU-d")
     assert Places.of(large, GPU, 0, alone=False).gpus == ("GPU-a", "GPU-b", "GPU-d")
-    # tables that exceed the GPU are held beside it
-    assert Places.of([table(40 << 20)] * 4, GPU, 0, alone=False).count == 2
+    # tables that exceed the GPU are held beside it, as int8
+    assert Places.of([table(60 << 20)] * 4, GPU, 0, alone=False).count == 3
+    assert Places.of([table(90 << 20)] * 4, GPU, 0, alone=False).count == 2
+    assert Places.of([table(250 << 20)] * 4, GPU, 0, alone=False).count == 3, "streamed from the store"
 
 
 @pytest.mark.slow
@@ -161,6 +167,18 @@ def test_results_that_fail_leave_the_earlier_ones(tmp_path: Path) -> None:
         (new / "after").write_text(str(1 / len(list(new.iterdir()))))
     assert [path.name for path in folder.iterdir()] == ["before"]
     assert list(folder.parent.iterdir()) == [folder]
+
+
+def test_results_know_whether_embeddings_were_rounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With `auto` the memory of the machine decides; results that are loaded say it themselves."""
+    run: Any = SimpleNamespace(tables={"a": table(10)})
+    config, unit = ProbeConfig(device="cpu"), Unit("a")
+    assert STAGE.inputs(run, config, unit) == {}
+    monkeypatch.setattr(dataset, "total_bytes", lambda device: 40_000)
+    assert STAGE.inputs(run, config, unit) == {"rounded": True}
+    assert STAGE.inputs(run, config, unit, {}) == {}
+    assert STAGE.inputs(run, config, unit, {"rounded": True}) == {"rounded": True}
+    assert STAGE.inputs(run, replace(config, expert=ExpertConfig(table="int8")), unit) == {}
 
 
 def test_where_units_are_computed(monkeypatch: pytest.MonkeyPatch) -> None:
