@@ -41,7 +41,6 @@ class MixedDevicesError(RuntimeError):
 
 
 WAITING = (HostWaitError, fake_tensor.DataDependentOutputException, fake_tensor.DynamicOutputShapeException)
-MIXED = (MixedDevicesError, fake_tensor.FakeTensorDeviceMismatchError)
 
 
 class Watch(TorchDispatchMode):

@@ -25,7 +25,7 @@ import numpy as np
 import torch
 
 from benchmarks import harness
-from benchmarks.fake_gpu import CUDA, MIXED, WAITING, Counter, fake_gpu
+from benchmarks.fake_gpu import CUDA, WAITING, Counter, MixedDevicesError, fake_gpu
 from benchmarks.gpu_check import neighbours, probe_fits, probe_replay, probe_ways
 from benchmarks.gpu_check.bench import Bench, Sizes
 from substyle.engine.analysis import neighbors
@@ -116,7 +116,7 @@ def verdict(error: Exception) -> tuple[str, str]:
         return WAITS, known
     if waits:
         return FAILED, f"the host waits: {words}{where}"
-    if isinstance(error, MIXED):
+    if isinstance(error, MixedDevicesError):
         return FAILED, f"mixed devices: {words}{where}"
     if any(hint in words for hint in ("NVIDIA driver", "hasPrimaryContext")):
         return NOT_RUN, f"needs a driver{where}"
