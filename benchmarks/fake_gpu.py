@@ -19,6 +19,7 @@ from unittest.mock import patch
 import torch
 from torch import nn
 from torch._subclasses import fake_tensor
+from torch.autograd.graph import get_gradient_edge
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
@@ -156,6 +157,7 @@ def fake_gpu() -> Iterator[Watch]:
     stand_ins: list[tuple[Any, str, Any]] = [
         (cuda, "_capture", capture),
         (dispatch, "compiled", lambda function: function),
+        (torch.autograd, "_engine_run_backward", run_backward),
         (nn.Module, "_apply", _applied),
         # it would hide the parts of composite operations
         (torch, "inference_mode", lambda mode=True: torch.no_grad() if mode else nullcontext()),
@@ -185,6 +187,47 @@ def _applied(module: nn.Module, function: Callable[[torch.Tensor], torch.Tensor]
     for name, own in module._buffers.items():
         module._buffers[name] = None if own is None else function(own)
     return module
+
+
+def run_backward(
+    outputs: Sequence[torch.Tensor],
+    gradients: Sequence[torch.Tensor],
+    retain_graph: bool,
+    create_graph: bool,
+    inputs: Sequence[torch.Tensor],
+    *_: object,
+    **__: object,
+) -> tuple[torch.Tensor | None, ...]:
+    """In place of autograd's engine, which asks a driver. Runs no hooks, and all functions, needed or not.
+
+    Returns the gradients of ``inputs``; without these, gradients are added to those of the leaves.
+    """
+    edges: list[Any] = [tuple(get_gradient_edge(each)[:2]) for each in (*inputs, *outputs)]
+    wanted: dict[Any, torch.Tensor | None] = dict.fromkeys(edges[: len(inputs)])
+    pending: dict[Any, dict[int, torch.Tensor]] = {}  # gradients of what functions returned, by position
+
+    def add(edge: Any, gradient: torch.Tensor) -> None:  # noqa: ANN401
+        function, place = edge
+        own, metadata = pending.setdefault(function, {}), function._input_metadata[place]
+        gradient = gradient.sum_to_size(metadata.shape).to(metadata.dtype)  # of what was broadcast and promoted
+        own[place] = own[place] + gradient if place in own else gradient
+
+    with torch.set_grad_enabled(create_graph):
+        for edge, gradient in zip(edges[len(inputs) :], gradients, strict=True):
+            add(edge, gradient)
+        while pending:
+            # the last that was recorded: all that use its result have run; leaves come after all others
+            function = max(pending, key=lambda f: (not hasattr(f, "variable"), f._sequence_nr()))
+            given = pending.pop(function)
+            wanted |= {(function, place): gradient for place, gradient in given.items() if (function, place) in wanted}
+            if inputs and hasattr(function, "variable"):
+                continue
+            call = getattr(function, "apply", function)  # of functions written in Python
+            out = call(*(given.get(place) for place in range(len(function._input_metadata))))
+            for edge, gradient in zip(function.next_functions, out if isinstance(out, tuple) else (out,), strict=True):
+                if edge[0] is not None and gradient is not None:
+                    add(edge, gradient)
+    return tuple(wanted[edge] for edge in edges[: len(inputs)])
 
 
 _OPTIONS = ("enable_fp_fusion", "num_warps", "num_stages")
