@@ -19,6 +19,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 from unittest.mock import patch
 
 import numpy as np
@@ -28,11 +30,16 @@ from benchmarks import harness
 from benchmarks.fake_gpu import CUDA, WAITING, Counter, MixedDevicesError, fake_gpu
 from benchmarks.gpu_check import neighbours, probe_fits, probe_replay, probe_ways
 from benchmarks.gpu_check.bench import Bench, Sizes
+from substyle.engine import cuda
 from substyle.engine.analysis import neighbors
 from substyle.engine.backbones.export import Preprocessed
 from substyle.engine.backbones.families import controls
 from substyle.engine.backbones.runtimes.base import TorchOnDevice
 from substyle.engine.backbones.runtimes.torch_compile import TorchCompiled
+from substyle.engine.embedding.blobs import Blob
+from substyle.engine.embedding.loop import EmbedSummary, Loop
+from substyle.engine.embedding.plan import ShardTask
+from substyle.engine.embedding.scheduler import Scheduler, ShardInProgress
 from substyle.engine.estimate import networks as estimated
 from substyle.engine.extensions.attentive.config import AttentiveConfig
 from substyle.engine.extensions.attentive.heads import token_grid
@@ -44,10 +51,12 @@ from substyle.engine.probes.objective import Objective, StoredObjective
 from substyle.engine.probes.preconditioner import CovarianceBasis, CovarianceMetric
 from substyle.engine.probes.tasks import Task, stream_of, transformation_task
 from substyle.engine.probes.training_rows import TrainingRows
+from substyle.engine.store.identity import EMBED
 from substyle.engine.style_transfer import networks
 from substyle.kernels import dispatch
 from substyle.kernels.difference import distinct
 from substyle.pipelines import variants
+from substyle.pipelines.decode import Decoded
 from substyle.pipelines.transforms import base, style
 from substyle.pipelines.transforms.registry import load_all, suite
 
@@ -165,6 +174,7 @@ def cases() -> Iterator[Case]:
         yield Case(name, partial(_backbone, name), products=True)
     for kind in ("pixels", "statistics"):
         yield Case(f"control:{kind}", partial(_control, kind))
+    yield Case("embedding: a batch of the loop", _loop)
     yield from _probes()
     yield Case("analysis: neighbours by torch", _neighbours)
     yield Case("analysis: neighbours by FAISS, casts and merging", _merging)
@@ -200,9 +210,13 @@ def _variants() -> Iterator[Case]:
     yield Case(title, partial(_maker, names))
 
 
-def _maker(names: Sequence[str]) -> Callable[[], object]:
+def _variant_maker(names: Sequence[str]) -> variants.VariantMaker:
     with patch.object(variants, "as_device", lambda name: CUDA):
-        maker = variants.VariantMaker(names, side=SIDE, seed=0, batch=BATCH, threads=1, device="cuda")
+        return variants.VariantMaker(names, side=SIDE, seed=0, batch=BATCH, threads=1, device="cuda")
+
+
+def _maker(names: Sequence[str]) -> Callable[[], object]:
+    maker = _variant_maker(names)
 
     def of(start: int) -> list[variants.Variant]:
         return list(maker(canvas, [str(i) for i in range(start, start + BATCH)]))
@@ -239,11 +253,53 @@ def _backbone(name: str) -> Callable[[], object]:
     return lambda: runtime.start(canvas)
 
 
-def _control(kind: str) -> Callable[[], object]:
+def _of_control(kind: str) -> TorchOnDevice:
     module = controls.load(f"control:{kind}", kind, canvas=SIDE).module
     assert module is not None
-    runtime, canvas = TorchOnDevice(module, CUDA), _canvas()
+    return TorchOnDevice(module, CUDA)
+
+
+def _control(kind: str) -> Callable[[], object]:
+    runtime, canvas = _of_control(kind), _canvas()
     return lambda: runtime.start(canvas)
+
+
+def _loop() -> Callable[[], object]:
+    """A batch of the calling thread, then what the embedding and the writing thread do with it, on this thread."""
+    names, keys, none = ["identity", "jpeg", "elastic"], [str(i) for i in range(BATCH)], np.zeros(BATCH, np.bool_)
+    maker = _variant_maker(names)
+    pipeline: Any = SimpleNamespace(
+        target=SimpleNamespace(torch_device=CUDA),
+        settings=SimpleNamespace(transformations=names),
+        maker=lambda wanted: maker,
+    )
+    backbone: Any = SimpleNamespace(
+        names=["pixels"], columns=[slice(None)], embed=_of_control("pixels"), spec=SimpleNamespace(name="pixels")
+    )
+    store: Any = SimpleNamespace(path=Path())
+    loop = Loop(store, pipeline, [], [backbone], "", EMBED, 1)
+    loop.summary, loop._readers = EmbedSummary(), SimpleNamespace(map=map)
+    decoded = Decoded(_canvas(), none, [None] * BATCH, np.zeros((BATCH, 2), np.int32))  # no values come to the host
+
+    def work() -> None:
+        task = ShardTask(0, 0, [names], np.arange(BATCH), keys, none, [None] * BATCH, {})
+        shard = ShardInProgress(task)
+        scheduler = Scheduler([backbone], lambda *_: None, lambda _: None, waiting=9, most_in_flight=2, device=CUDA)
+
+        def copied(host: torch.Tensor, done: torch.cuda.Event, _: object) -> object:
+            if not scheduler._last:  # the two other threads wait for copies
+                done.synchronize()
+            return host.numpy()
+
+        with patch.object(cuda, "_copied", copied):
+            loop._batch(shard, range(BATCH), [Blob(b"")] * BATCH, decoded, scheduler)
+            scheduler._last = True
+            cuda.own_stream(CUDA)(scheduler._embed)()
+            assert len(shard.notes[0]()) == BATCH
+        assert shard.missing == 1
+
+    work()
+    return work
 
 
 ROWS, WIDTH, IMAGES, CLASSES = 1024, 768, 4096, 31
