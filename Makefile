@@ -153,21 +153,19 @@ else
 endif
 
 # make gpu-paper               without a GPU: runs what torch would run on one, on tensors without values; fails where the
-#                              host would wait for the GPU, and where devices are mixed
+#                              host would wait for the GPU, and where devices are mixed; writes what it counted
+# make gpu-paper TORCH=2.11.0  by another torch
 # make gpu-paper ONLY=styles   the pieces whose names begin so
-gpu-paper: build/gpu-paper/.installed
-	CUDA_VISIBLE_DEVICES= PYTHONPATH=$(CURDIR)/build/gpu-paper:$(CURDIR)/src $(BIN)/python -m benchmarks.gpu_paper \
-		$(if $(ONLY),--only "$(ONLY)",--out benchmarks/results/gpu_paper.json)
+gpu-paper: build/torch-$(or $(TORCH),2.15.0)/.installed
+	CUDA_VISIBLE_DEVICES= PYTHONPATH=$(CURDIR)/$(<D):$(CURDIR)/src $(BIN)/python -m benchmarks.gpu_paper \
+		--only "$(ONLY)" $(if $(ONLY)$(TORCH),,--out benchmarks/results/gpu_paper.json)
 
-# torch's CUDA build, 4 GB with the libraries that it loads; all else is that of $(VENV). `===` and no constraints: a
-# source of pip may have the version that is installed as a CPU build too
-WITHOUT_CONSTRAINTS := PIP_CONSTRAINT=/dev/null $(BIN)/python -m pip install --quiet --disable-pip-version-check
-build/gpu-paper/.installed: $(INSTALLED)
+# torch's CUDA build, 5 GB with all that it and a torchvision for it need; the rest is that of $(VENV). `===` and no
+# constraints: a source of pip may have the version as a CPU build too
+build/torch-%/.installed: | $(INSTALLED)
 	rm -rf $(@D)
-	$(WITHOUT_CONSTRAINTS) --target $(@D) --no-deps \
-		torch===$$($(BIN)/python -c 'from importlib.metadata import version; print(version("torch").partition("+")[0])')
-	sed -n 's/^Requires-Dist: \(\(cuda-toolkit\|nvidia-\)[^;]*\).*/\1/p' $(@D)/torch-*.dist-info/METADATA > $(@D)/libraries.txt
-	$(WITHOUT_CONSTRAINTS) --target $(@D) -r $(@D)/libraries.txt
+	PIP_CONSTRAINT=/dev/null $(BIN)/python -m pip install --quiet --disable-pip-version-check --target $(@D) \
+		torch===$* torchvision
 	touch $@
 
 format: setup

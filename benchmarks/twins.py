@@ -2,7 +2,7 @@
 
 ``make gpu-paper`` installs the CUDA build of torch that this needs, and no GPU::
 
-    CUDA_VISIBLE_DEVICES= PYTHONPATH=build/gpu-paper:src python -m benchmarks.twins
+    CUDA_VISIBLE_DEVICES= PYTHONPATH=build/torch-2.15.0:src python -m benchmarks.twins
 
 References are traced on the CPU without values and for one size, moved to an H100 that is not there, and lowered and
 fused by Inductor; no kernel is compiled. A twin stays where either ratio is at least 1.3.
