@@ -13,7 +13,7 @@ import torch
 from substyle.engine import observability
 from substyle.engine.commands.options import changes
 from substyle.engine.config import Study, TrackConfig, names_of
-from substyle.engine.devices import as_eight_bits
+from substyle.engine.devices import INT8
 from substyle.engine.embedding.plan import limited
 from substyle.engine.embedding.preflight import count_splits
 from substyle.engine.embedding.run import embed
@@ -125,8 +125,8 @@ def _counted(options: argparse.Namespace, study: Study, photographs: int, classe
     gpu, remarks = device(options.gpu or installed or DEFAULT), list[str]()
     if not options.gpu and not installed:
         remarks.append(f"none of {', '.join(DEVICES)} found, planning for {DEFAULT}; choose with --gpu")
-    if any(as_eight_bits(choice.precision or study.embed.precision) for choice in study.backbones):
-        remarks.append("8-bit backbones are counted as bf16: int8 and fp8 have not been measured on a GPU")
+    if any((choice.precision or study.embed.precision) == INT8 for choice in study.backbones):
+        remarks.append("int8 backbones are counted as bf16: they have not been measured on a GPU")
     shared = options.storage_rate * 1e9 if options.storage_rate else math.inf
     cluster = Cluster(options.count, options.gpus_per_machine, options.machine_rate * 1e9, shared)
     estimate = estimate_study(study, photographs, gpu, cluster, classes=classes)

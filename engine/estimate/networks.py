@@ -30,20 +30,25 @@ _SIDE = 224  # of the canvas that a control computes on
 _CONTROLS = {"pixels": 1.66e6, "statistics": 16.1e6}
 
 
+_LAYERS = torch.ops.aten.mm, torch.ops.aten.addmm  # products with weights; those of attention stay in 16 bits
+
+
 @dataclass
 class Work:
-    """Operations (a multiply-add is two) and bytes of each product, per image."""
+    """Operations (a multiply-add is two) and bytes of each product, per image, and whether fp8 computes it."""
 
-    products: list[tuple[float, float]] = field(default_factory=list)
+    products: list[tuple[float, float, bool]] = field(default_factory=list)
 
     @property
     def flop(self) -> float:
         """Operations."""
-        return sum(flop for flop, _ in self.products)
+        return sum(flop for flop, *_ in self.products)
 
-    def seconds(self, device: Device) -> float:
-        """Return the seconds of an image on one GPU."""
-        return sum(device.seconds(flop, moved) for flop, moved in self.products)
+    def seconds(self, device: Device, *, fp8: bool = False) -> float:
+        """Return the seconds of an image on one GPU, in 16 bits, or with layers in fp8."""
+        return sum(
+            device.seconds(flop / device.fp8 if fp8 and eight else flop, moved) for flop, moved, eight in self.products
+        )
 
 
 class _Products(TorchDispatchMode):
@@ -51,7 +56,7 @@ class _Products(TorchDispatchMode):
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.recorded: list[tuple[float, float]] = []
+        self.recorded: list[tuple[float, float, bool]] = []
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:  # noqa: ANN401
         out, operation = func(*args, **(kwargs or {})), func._overloadpacket
@@ -61,7 +66,7 @@ class _Products(TorchDispatchMode):
             # the largest matrix of attention is its scores, which stay on chip
             on_chip = max(sizes) if operation in (torch.ops.aten.bmm, torch.ops.aten.baddbmm) else 0.0
             flop = float(flop_registry[operation](*args, **(kwargs or {}), out_val=out))
-            self.recorded.append((flop, sum(sizes) - on_chip))
+            self.recorded.append((flop, sum(sizes) - on_chip, operation in _LAYERS))
         return out
 
 
@@ -73,7 +78,7 @@ def of_network(network: nn.Module, x: torch.Tensor) -> Work:
     """
     with torch.no_grad(), _Products() as products:
         network(x)
-    return Work([(flop / len(x), _MOVED * moved / len(x)) for flop, moved in products.recorded])
+    return Work([(flop / len(x), _MOVED * moved / len(x), eight) for flop, moved, eight in products.recorded])
 
 
 @dataclass(frozen=True)
@@ -100,7 +105,7 @@ def backbone(name: str, batch: int) -> NetworkFacts:
     """
     family, rest = check_name(name).prefix, name.partition(":")[2]
     if family == "control" and rest in _CONTROLS:
-        return NetworkFacts(controls.load(name, rest, canvas=_SIDE).spec.dim, 0, Work([(0.0, _CONTROLS[rest])]))
+        return NetworkFacts(controls.load(name, rest, canvas=_SIDE).spec.dim, 0, Work([(0.0, _CONTROLS[rest], False)]))
     try:
         with torch.device("meta"):
             network, side = network_of(name)

@@ -9,7 +9,8 @@ from itertools import chain
 
 import numpy as np
 
-from substyle.engine.config import Study
+from substyle.engine.config import BackboneChoice, Study
+from substyle.engine.devices import FP8
 from substyle.engine.estimate import analysis, probes, roofline
 from substyle.engine.estimate.networks import backbones
 from substyle.engine.estimate.probes import ProbedTable
@@ -17,6 +18,7 @@ from substyle.engine.estimate.roofline import DECODER, GPU, HOST, STORAGE, Busy,
 from substyle.engine.probes.config import ProbeConfig
 from substyle.engine.probes.dataset import Memory, MemoryBudget
 from substyle.engine.store.layout import rows_of_shards
+from substyle.errors import ConfigError
 from substyle.pipelines.sources.tar_files import WINDOW
 from substyle.pipelines.transforms.base import Transformation, get, real
 
@@ -38,6 +40,7 @@ SOURCES = {
     "decoding": f"published: NVIDIA DALI's CI, {_DALI:,} photographs/s on an H100, 70 CPU threads; others by bandwidth",
     "bandwidth": "assumed: 0.8 of the peak; copies reach 0.9, other kernels somewhat less",
     "variants": "counted: bytes by suite; backbones: counted: products, and bytes by timm's published rates",
+    "fp8": "assumed: 1.6 times the rate of bf16, for layers of matrix products",
     "host": "measured: one Xeon core; assumed: eight for each GPU, for products and to select rows, and 128 GB",
     "storage": "assumed: 1 GB/s a machine, unless given; requests: counted",
     "linear probes": "counted: products and bytes; measured: passes of 272 photographs",
@@ -140,6 +143,7 @@ def plan(study: Study, photographs: int, device: Device, cluster: Cluster = ONE,
     settings, splits, itemsize = study.settings(), study.splits, np.dtype(study.embed.dtype).itemsize
     transformations, variants = settings.transformations, len(settings.transformations)
     counted = {name: facts for choice in study.backbones for name, facts in backbones(choice.name, BATCH).items()}
+    eight = {name for choice in study.backbones if _in_fp8(choice, study, device) for name in choice.names}
     costs, tables, probed, analysed = list[BackboneCost](), list[ProbedTable](), list[Parts](), list[Parts]()
     memories = [Memory(int(size), int(size), name) for size, name in ((device.memory, GPU), (roofline.MEMORY, HOST))]
     for name, facts in counted.items():
@@ -149,7 +153,7 @@ def plan(study: Study, photographs: int, device: Device, cluster: Cluster = ONE,
         table = ProbedTable(
             facts.dim, itemsize, how, held, transformations, photographs, classes, splits.train, splits.test
         )
-        seconds = variants * facts.work.seconds(device)  # of a photograph
+        seconds = variants * facts.work.seconds(device, fp8=name in eight)  # of a photograph
         per_s = variants / seconds if facts.parameters else None
         where = how if held in (GPU, STORAGE) else f"{how}, in host memory"
         costs.append(BackboneCost(name, facts.dim, table.size, where, per_s, photographs * seconds / 3600))
@@ -183,6 +187,14 @@ def plan(study: Study, photographs: int, device: Device, cluster: Cluster = ONE,
         parts=parts,
         not_counted=[name for name in transformations if get(name).made_by == "library"],
     )
+
+
+def _in_fp8(choice: BackboneChoice, study: Study, device: Device) -> bool:
+    """Whether a backbone is computed in fp8. Raises ConfigError if the GPU has none."""
+    wanted = (choice.precision or study.embed.precision) == FP8
+    if wanted and not device.fp8:
+        raise ConfigError("embed.precision", FP8, f"another precision: {device.name} has no fp8")
+    return wanted
 
 
 def _variant(transformation: Transformation, canvas: int, device: Device) -> float:

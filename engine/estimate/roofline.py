@@ -25,6 +25,7 @@ class Device:
         memory: memory size in bytes.
         reached: fraction of peak operations that products are assumed to reach, and its source.
         moving: fraction of the bandwidth that kernels are assumed to reach.
+        fp8: rate of fp8 products relative to bf16, 0.8 of the ratio of their peaks, as assumed; 0 if there are none.
     """
 
     name: str
@@ -35,6 +36,7 @@ class Device:
     reached: float
     source: str
     moving: float = 0.8
+    fp8: float = 1.6
 
     def seconds(self, flop: float, moved: float, *, product: bool = True) -> float:
         """Seconds for operations, on tensor cores or in float32, and for bytes to and from memory."""
@@ -79,7 +81,7 @@ _AITEMPLATE = "published: AITemplate, ViT-B/16 in fp16, 5,273 images/s (59.5 %)"
 DEVICES = {
     "h100": Device("H100 SXM", 989e12, 66.9e12, 3.35e12, 80e9, 0.45, _WIDER),
     "h200": Device("H200 SXM", 989e12, 66.9e12, 4.8e12, 141e9, 0.45, _WIDER),
-    "a100": Device("A100 SXM 80GB", 312e12, 19.5e12, 2.039e12, 80e9, 0.6, _AITEMPLATE),
+    "a100": Device("A100 SXM 80GB", 312e12, 19.5e12, 2.039e12, 80e9, 0.6, _AITEMPLATE, fp8=0.0),
     "l4": Device("L4", 121e12, 30.3e12, 0.3e12, 24e9, 0.45, _WIDER),
 }
 DEFAULT = "h100"

@@ -257,12 +257,12 @@ def test_an_unknown_card_is_refused(study: Path, capsys: pytest.CaptureFixture[s
     assert "--gpu: got 'b200'; allowed: h100, h200, a100, l4" in capsys.readouterr().err
 
 
-def test_backbones_in_8_bits_are_counted_as_others(study: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_backbones_in_int8_are_counted_as_bf16(study: Path, capsys: pytest.CaptureFixture[str]) -> None:
     plain, answer = planned(study, capsys)
     assert "int8" not in plain
     study.write_text(study.read_text() + '[embed]\nprecision = "int8"\n')
     shown, quantised = planned(study, capsys)
-    assert "counted as bf16: int8 and fp8" in shown
+    assert "int8 backbones are counted as bf16" in shown
     assert quantised["hours"] == answer["hours"]
 
 

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import nn
 
-from substyle.engine.estimate import networks
+from substyle.engine.config import BackboneChoice, Study
+from substyle.engine.estimate import networks, roofline
+from substyle.engine.estimate.plan import plan
 from substyle.engine.estimate.roofline import Device
 from substyle.errors import ConfigError
 
@@ -48,6 +52,22 @@ def test_rates_of_networks_are_those_published(name: str, lowest: float, highest
     work = networks.backbone(f"timm:{name}", 256).work
     for card, rate in zip(CARDS.values(), (PUBLISHED | OPTIMISTIC)[name], strict=True):
         assert lowest < 1 / work.seconds(card) / rate < highest, card.name
+
+
+def test_layers_in_fp8() -> None:
+    """Products of attention, and bytes, stay those of 16 bits; a network that is bound by its bytes gains nothing."""
+    card = roofline.device("h100")
+    for name, lowest, highest in (("vit_base_patch16_224", 1.3, 1.6), ("vit_small_patch16_224", 1.0, 1.01)):
+        work = networks.backbone(f"timm:{name}", 256).work
+        assert lowest <= work.seconds(card) / work.seconds(card, fp8=True) < highest
+    backbones = [BackboneChoice("control:pixels"), BackboneChoice("timm:vit_base_patch16_224", precision="fp8")]
+    study = Study(name="x", suite="mini5", backbones=backbones)
+    sixteen = replace(study, backbones=[replace(each, precision=None) for each in backbones])
+    hours = [plan(each, 10_000, card).backbones for each in (study, sixteen)]
+    assert hours[0][0] == hours[1][0]
+    assert hours[0][1].gpu_hours < 0.8 * hours[1][1].gpu_hours
+    with pytest.raises(ConfigError, match="A100 SXM 80GB has no fp8"):
+        plan(study, 10_000, roofline.device("a100"))
 
 
 def test_an_image_tower_of_open_clip() -> None:
