@@ -11,7 +11,7 @@ import os
 import sys
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence, Set
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -85,17 +85,19 @@ class ShardQueue:
         Args:
             beside: shards that it has already. The last shards are left to workers that have none.
         """
-        if beside:
-            alone = any(shard in self._failed for shard in beside) or len(self._fresh) < len(workers)
+        waiting = (
+            shard
+            for shard, failure in self._failed.items()
+            if shard not in self.active and (worker not in failure.workers or failure.workers >= workers)
+        )
+        failed = next(waiting, None)
+        if beside:  # a failed shard waits until this worker has no other
+            few = len(self._fresh) < len(workers)
+            alone = few or failed is not None or any(shard in self._failed for shard in beside)
             return None if alone else self._begin(self._fresh.popleft())
-        for shard, failure in self._failed.items():
-            if shard not in self.active and (worker not in failure.workers or failure.workers >= workers):
-                break
-        else:
-            if not self._fresh:
-                return None
-            shard = self._fresh.popleft()
-        return self._begin(shard)
+        if failed is None and not self._fresh:
+            return None
+        return self._begin(self._fresh.popleft() if failed is None else failed)
 
     def _begin(self, shard: int) -> int:
         self.active.add(shard)
@@ -269,8 +271,13 @@ class WorkerPool:
         """Replace a worker that died or failed, and queue its shards again."""
         import ray
 
-        for reference in [reference for reference, (each, *_) in self.calls.items() if each is slot]:
-            del self.calls[reference]
+        own = [reference for reference, (each, *_) in self.calls.items() if each is slot]
+        ready, _ = ray.wait(own, num_returns=len(own), timeout=0) if own else ([], [])
+        for reference in own:
+            _, method, shard = self.calls.pop(reference)
+            if method == "fill" and reference in ready:  # one that was finished before
+                with suppress(ray.exceptions.RayError):
+                    self._finished(slot, shard, ray.get(reference))
         ray.kill(slot.actor)  # one that failed may be in any state
         if isinstance(error, LockedError):
             raise error

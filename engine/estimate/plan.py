@@ -193,7 +193,8 @@ def _in_fp8(choice: BackboneChoice, study: Study, device: Device) -> bool:
     """Whether a backbone is computed in fp8. Raises ConfigError if the GPU has none."""
     wanted = (choice.precision or study.embed.precision) == FP8
     if wanted and not device.fp8:
-        raise ConfigError("embed.precision", FP8, f"another precision: {device.name} has no fp8")
+        field = f"precision of {choice.name}" if choice.precision else "embed.precision"
+        raise ConfigError(field, FP8, f"another precision: {device.name} has no fp8")
     return wanted
 
 

@@ -71,7 +71,8 @@ class AdaptStage(TrainingStage[AdaptConfig]):
 
     def inputs(self, run: Run, config: AdaptConfig, unit: Unit, before: Mapping[str, Any] | None = None) -> JSON:
         """The method, and the settings of probes, with which adapters are trained."""
-        return {"method": unit.variant[0], **settings_of(PROBES, probe_config(run))}
+        probes = probe_config(run)
+        return {"method": unit.variant[0], **settings_of(PROBES, probes), **PROBES.inputs(run, probes, unit, before)}
 
     def compute(self, run: Run, config: AdaptConfig, unit: Unit, folder: Path) -> None:
         """Train an adapter.

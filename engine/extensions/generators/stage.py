@@ -36,6 +36,7 @@ from substyle.engine.probes.tasks import F64, Task, kind_task
 from substyle.engine.probes.training_rows import TrainingRows
 from substyle.engine.results.model import ResultsDocument
 from substyle.engine.stages.execution import folder_of
+from substyle.engine.stages.probes import STAGE as PROBES
 from substyle.engine.stages.registry import register_stage
 from substyle.engine.stages.stage import JSON, JsonStage, Run, Unit
 from substyle.engine.store.layout import TEST, slug
@@ -98,15 +99,15 @@ class GeneratorsStage(JsonStage[GeneratorsConfig]):
                 yield unit
 
     def inputs(self, run: Run, config: GeneratorsConfig, unit: Unit, before: Mapping[str, Any] | None = None) -> JSON:
-        """Styles by generator: a plug-in may add some."""
+        """Styles by generator, since a plug-in may add some, and whether embeddings are rounded."""
         table = run.tables[unit.name]
         known = _of_table(table, config)
-        return {"styles_of": {name: [table.transformations[t] for t in own] for name, own in known.items()}}
+        styles = {name: [table.transformations[t] for t in own] for name, own in known.items()}
+        return {"styles_of": styles, **PROBES.inputs(run, _probes(run, config), unit, before)}
 
     def compute(self, run: Run, config: GeneratorsConfig, unit: Unit, folder: Path) -> None:
         """Write scores and what contrasts of backbones need."""
-        probes = ProbeConfig(seed=config.seed, device=run.study.device if run.study else devices.AUTO)
-        found, crossed = unseen_styles(run.tables[unit.name], config, probes)
+        found, crossed = unseen_styles(run.tables[unit.name], config, _probes(run, config))
         self.write(folder, found)
         crossed.save(folder / _ARRAYS)
 
@@ -122,6 +123,10 @@ class GeneratorsStage(JsonStage[GeneratorsConfig]):
         for row, p in zip(rows, holm([row["p"] for row in rows]), strict=True):
             row["p_holm"] = p
         return {self.name: {"contrasts": rows}} if rows else {}
+
+
+def _probes(run: Run, config: GeneratorsConfig) -> ProbeConfig:
+    return ProbeConfig(seed=config.seed, device=run.study.device if run.study else devices.AUTO)
 
 
 STAGE = register_stage(GeneratorsStage())

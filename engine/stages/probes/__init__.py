@@ -30,7 +30,7 @@ class ProbesStage(Stage[ProbeConfig, ProbeOutcome]):
     """
 
     name = "probes"
-    version = 5
+    version = 6
     config = ProbeConfig
     alike = True
     at_once = staticmethod(lambda config: devices.resolve(config.device).torch_device)
@@ -74,10 +74,10 @@ class ProbesStage(Stage[ProbeConfig, ProbeOutcome]):
         return {"rounded": True} if asked == "auto" and budget_of(run.tables[unit.name], device).rounds else {}
 
     def stated(self, stored: Mapping[str, Any]) -> JSON:
-        """All settings in one table."""
+        """All settings in one table, and whether ``auto`` has rounded embeddings."""
         found = super().stated(stored)
         expert: JSON = found.pop("expert", {})
-        return found | expert
+        return found | expert | ({"rounded": True} if stored.get("rounded") else {})
 
     def load(self, run: Run, folder: Path) -> ProbeOutcome:
         """Load the results."""
@@ -117,9 +117,11 @@ def probe_settings(run: Run, unit: Unit, before: Mapping[str, Any] | None) -> JS
         before: what was stored, if results are loaded.
     """
     if before is None or config_of(STAGE, run) is not None:
-        return settings_of(STAGE, probe_config(run))
+        config, stored = probe_config(run), None if before is None else before.get("probes") or {}
+        return settings_of(STAGE, config) | STAGE.inputs(run, config, unit, stored)
     if (note := note_of(folder_of(STAGE, run, Unit(unit.name, slug(unit.name))))) is not None:
-        return {each.name: note.stamp.settings.get(each.name) for each in fields(ProbeConfig)}
+        found = {each.name: note.stamp.settings.get(each.name) for each in fields(ProbeConfig)}
+        return found | ({"rounded": True} if note.stamp.settings.get("rounded") else {})
     return before.get("probes")
 
 

@@ -179,6 +179,7 @@ def test_results_know_whether_embeddings_were_rounded(monkeypatch: pytest.Monkey
     assert STAGE.inputs(run, config, unit, {}) == {}
     assert STAGE.inputs(run, config, unit, {"rounded": True}) == {"rounded": True}
     assert STAGE.inputs(run, replace(config, expert=ExpertConfig(table="int8")), unit) == {}
+    assert STAGE.stated({"rounded": True})["rounded"] is True
 
 
 def test_where_units_are_computed(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -48,3 +48,14 @@ def test_of_two_shards_that_failed_together_each_is_tried_alone() -> None:
     assert queue.failed(1, 0, "killed")
     assert set(queue.lost) == {1}
     assert (queue.take(0, ONE), queue.take(0, ONE, [2])) == (2, 3)
+
+
+def test_a_shard_that_failed_comes_before_fresh_ones() -> None:
+    """Also where workers have two shards: another one ends those that it has, and takes it."""
+    queue = ShardQueue(range(20), retries=2)
+    assert (queue.take(0, TWO), queue.take(1, TWO)) == (0, 1)
+    queue.failed(0, 0, "killed")
+    assert queue.take(1, TWO, [1]) is None
+    assert queue.take(0, TWO) == 2, "not on the worker that it failed on"
+    queue.finished(1)
+    assert queue.take(1, TWO) == 0
