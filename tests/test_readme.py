@@ -6,6 +6,7 @@ import importlib.util
 import re
 import sys
 import tomllib
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 
@@ -160,6 +161,17 @@ def test_the_hours_of_a_whole_study_are_what_the_plan_says() -> None:
     }
     found = (one.total_hours, one.hours, eight.total_hours, eight.hours, *parts.values())
     assert tuple(map(float, hours)) == pytest.approx(found, abs=0.06)
+    names = ("vit_base_patch16_224", "tf_efficientnet_lite0", "resnet50")
+    others = {
+        r"1\.6 times as fast, ([\d.]+) and ([\d.]+) hours": replace(study, embed=replace(study.embed, precision="fp8")),
+        r"EfficientNet-Lite0\): ([\d.]+) and ([\d.]+) hours": replace(
+            study, backbones=[BackboneChoice(f"timm:{name}") for name in names]
+        ),
+    }
+    for pattern, other in others.items():
+        (hours,) = re.findall(pattern, said)
+        found = tuple(plan(other, 1_331_167, DEVICES["h100"], Cluster(n)).total_hours for n in (1, 8))
+        assert tuple(map(float, hours)) == pytest.approx(found, abs=0.06)
 
 
 def test_the_suite_is_as_the_command_prints_it(capsys: pytest.CaptureFixture[str]) -> None:

@@ -62,8 +62,8 @@ def command(part: str, seconds: float, *, fake: bool) -> list[str]:
     return [sys.executable, "-m", "benchmarks.gpu_check.part", part, f"{seconds}", *more]
 
 
-def told(process: Sequence[str], limit: float) -> Iterator[dict[str, Any]]:
-    """What a process says, and in the end of what it died, if it did; it is killed after ``limit`` seconds."""
+def messages_of(process: Sequence[str], limit: float) -> Iterator[dict[str, Any]]:
+    """Run a command and yield the JSON lines that it prints, then ``died`` if it fails or exceeds ``limit`` seconds."""
     killed = threading.Event()
     # a group of its own: compilers that it has started may hold the pipe open
     with subprocess.Popen(process, stdout=subprocess.PIPE, text=True, start_new_session=True) as child:
@@ -100,7 +100,7 @@ def run(record: Record, names: Sequence[str], *, seconds: float, fake: bool) -> 
         share = PARTS[name] / sum(PARTS[later] for later in names[i:])  # what earlier parts left over goes to the later
         mine = max(end - began, 0.0) * share
         at = "its start"
-        for message in told(command(name, mine, fake=fake), mine + GRACE):
+        for message in messages_of(command(name, mine, fake=fake), mine + GRACE):
             match message:
                 case {"nothing": reason} if not record.rows:
                     return str(reason)

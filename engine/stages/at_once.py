@@ -25,7 +25,7 @@ import torch
 
 from substyle.engine import observability
 from substyle.engine.observability import Span
-from substyle.engine.probes.dataset import SHARE, STREAMED, budget_of, free_bytes
+from substyle.engine.probes.dataset import SHARE, budget_of, free_bytes
 from substyle.engine.store.table import EmbeddingTable
 from substyle.pipelines import processes
 
@@ -84,9 +84,8 @@ def size_of(table: EmbeddingTable) -> int:
 def _beside(table: EmbeddingTable, device: torch.device) -> int:
     """Bytes of host memory that a table takes beside a GPU."""
     budget = budget_of(table, device)
-    how = budget.choose("auto")
-    need = budget.needs(how)
-    return 0 if how == STREAMED or budget.device.fits(need) else need
+    how, held = budget.place("auto")
+    return budget.needs(how) if held is budget.host else 0
 
 
 def longest_first(table: EmbeddingTable) -> tuple[int, int]:
