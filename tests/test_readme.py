@@ -153,12 +153,10 @@ def test_the_hours_of_a_whole_study_are_what_the_plan_says() -> None:
     pattern = (
         r"`imagenet31`: ([\d.]+) hours on one H100, of which ([\d.]+) embed, and ([\d.]+) on eight, "
         r"of which ([\d.]+) embed\. "
-        r".*?linear probes \(([\d.]+) hours\), geometry \(([\d.]+)\) and the intervals of scores \(([\d.]+)\)"
+        r".*?linear probes \(([\d.]+) hours\) and the intervals of scores \(([\d.]+)\)"
     )
     (hours,) = re.findall(pattern, said)
-    parts = {
-        name: sum(p.hours for p in one.parts if p.name.startswith(name)) for name in ("linear", "geometry", SCORES)
-    }
+    parts = {name: sum(p.hours for p in one.parts if p.name.startswith(name)) for name in ("linear", SCORES)}
     found = (one.total_hours, one.hours, eight.total_hours, eight.hours, *parts.values())
     assert tuple(map(float, hours)) == pytest.approx(found, abs=0.06)
     names = ("vit_base_patch16_224", "tf_efficientnet_lite0", "resnet50")
@@ -168,6 +166,12 @@ def test_the_hours_of_a_whole_study_are_what_the_plan_says() -> None:
             study, backbones=[BackboneChoice(f"timm:{name}") for name in names]
         ),
     }
+    untrained = replace(study, backbones=[BackboneChoice("control:random:vit_base_patch16_224")])
+    ((added, tenth),) = re.findall(r"would add ([\d.]+) hours; .*?, it takes ([\d.]+)\.", said)
+    both = replace(study, backbones=[*study.backbones, *untrained.backbones])
+    both_hours = plan(both, 1_331_167, DEVICES["h100"]).total_hours
+    assert float(added) == pytest.approx(both_hours - one.total_hours, abs=0.06)
+    assert float(tenth) == pytest.approx(plan(untrained, 133_117, DEVICES["h100"]).total_hours, abs=0.02)
     for pattern, other in others.items():
         (hours,) = re.findall(pattern, said)
         found = tuple(plan(other, 1_331_167, DEVICES["h100"], Cluster(n)).total_hours for n in (1, 8))
