@@ -139,11 +139,13 @@ def check_store(path: Place) -> None:
     if not isinstance(path, Path):
         return
     remedy = "pass another --store"
+    # asked first: another process may create the store meanwhile, all of it at once
+    taken = os.path.lexists(path) and not (path.is_dir() and not any(path.iterdir()))
     if catalog.exists(path):
         if not os.access(path, os.W_OK | os.X_OK):  # no temporary file: other processes may be reading the store
             raise ConfigError("--store", str(path), f"a writable store; {remedy}")
         return
-    if os.path.lexists(path) and not (path.is_dir() and not any(path.iterdir())):
+    if taken:
         raise ConfigError("--store", str(path), f"an existing store, or a path that does not exist; {remedy}")
     check_writable(path.parent, "--store", remedy)
 

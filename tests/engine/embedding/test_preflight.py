@@ -16,8 +16,9 @@ from substyle.engine.embedding import preflight
 from substyle.engine.embedding.preflight import SplitCounts
 from substyle.engine.probes.config import ProbeConfig
 from substyle.engine.stages.shift.checks import check_shift
-from substyle.engine.store.layout import DEFAULT_FRACTIONS, ResampleBy
+from substyle.engine.store.layout import DEFAULT_FRACTIONS, ResampleBy, StoreSettings
 from substyle.engine.store.manifest import Manifest
+from substyle.engine.store.store import EmbeddingStore
 from substyle.engine.study.runner import checks
 from substyle.errors import ConfigError
 from substyle.pipelines.sources import ImageRecord, Understood
@@ -181,3 +182,23 @@ def test_test_photographs_of_one_folder_have_no_intervals_over_folders(
     study = Study("s", BACKBONES, suite="mini5", resample_by=resample_by)
     warnings = check(study, listed(counts), tmp_path)
     assert any(each.startswith("no intervals") for each in warnings) == (resample_by == "folder" and folders < 2)
+
+
+def test_a_store_that_another_process_creates_meanwhile_is_no_obstacle(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, exists = tmp_path / "s.zarr", preflight.catalog.exists
+
+    def created_just_after(path: Path) -> bool:
+        found = exists(path)
+        EmbeddingStore.create(store, StoreSettings(seed=0, canvas=64, shard_rows=8, dtype="float16"))
+        return found
+
+    with monkeypatch.context() as patched:
+        patched.setattr(preflight.catalog, "exists", created_just_after)
+        preflight.check_store(store)
+    preflight.check_store(store)
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "file").touch()
+    with pytest.raises(ConfigError, match="an existing store"):
+        preflight.check_store(tmp_path / "other")
