@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BeforeValidator, Field, StrictFloat, StrictInt
 
 from substyle.engine import devices
-from substyle.engine.backbones.spec import expand
+from substyle.engine.backbones.spec import expand, named
 from substyle.engine.base_config import BootstrapConfig, ResourceConfig, SamplingConfig, with_shared
 from substyle.engine.devices import AUTO, EightBits, Precision, graph_batch
 from substyle.engine.probes.config import ProbeConfig
@@ -150,14 +150,20 @@ class BackboneChoice:
 
     name: str
     """Name, such as ``mae:base`` or ``timm:vit_base_patch16_224.mae``; ``substyle backbones`` lists them. The name of
-    several layers or modules, such as ``mae:base@layer=0..11``, is a backbone for each, computed in one pass."""
+    several layers or modules, such as ``mae:base@layer=0..11``, is a backbone for each, computed in one pass. With a
+    name of your own in front, as in ``old=timm:resnet18``, one network with two checkpoints is two backbones."""
     checkpoint: LocalPath | None = None
     """Local file with the weights."""
     precision: BackbonePrecision | None = None
     """Overrides ``embed.precision``."""
     label: Annotated[str, Field(min_length=1, max_length=80)] | None = None
     """Shown in place of the name in the report, such as ``CLIP ViT-B/16``. Each of several layers adds
-    ``@layer=<index>`` to it."""
+    ``@layer=<index>`` to it. Default: the name of your own."""
+
+    def __post_init__(self) -> None:
+        name, own = named(self.name)
+        object.__setattr__(self, "name", name)
+        object.__setattr__(self, "label", self.label or own or None)
 
     @property
     def names(self) -> list[str]:

@@ -66,6 +66,19 @@ class LazyBackbone:
         """The backbone, loaded on first access."""
         return self._load()
 
+    def require_loadable(self) -> None:
+        """Load the network, unless it was loaded before, and free it again. Raises WeightsError."""
+
+        def load() -> bool:
+            _ = self.backbone
+            self.unload()
+            return True
+
+        if self.identity is None:
+            load()
+        else:
+            cache.remember("loaded", self.identity, load)
+
     @cached_property
     def graph(self) -> bytes:
         """The serialised ONNX graph of the network in float32, with a fixed batch.

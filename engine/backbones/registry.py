@@ -16,7 +16,7 @@ from substyle.engine.backbones.families import blocks
 from substyle.engine.backbones.family import FAMILIES, Family, LoadContext, checkpoint_identity, register_family
 from substyle.engine.backbones.lazy import LazyBackbone
 from substyle.engine.backbones.presets import ABOUT, meant, stated
-from substyle.engine.backbones.spec import Backbone, BackboneSpec, expand, fused, has_options, split
+from substyle.engine.backbones.spec import Backbone, BackboneSpec, expand, fused, has_options, split, without_own_name
 from substyle.engine.backbones.weights import HUB
 from substyle.errors import ConfigError
 from substyle.kernels import cpu
@@ -45,8 +45,8 @@ def check_name(name: str) -> Family:
         raise ConfigError("backbone", name, meant(name) + allowed)
     if family.check is not None:
         for each in fused(name) or [name]:
-            family.check(each, each.partition(":")[2])
-    elif has_options(rest):  # they would be stored as another backbone with the same embeddings
+            family.check(each, without_own_name(each).partition(":")[2])
+    elif has_options(without_own_name(rest)):  # they would be stored as another backbone with the same embeddings
         raise ConfigError(f"backbone {name}", rest, f"no options: family {prefix} has no check that reads them")
     return family
 
@@ -84,7 +84,7 @@ def load(name: str, context: LoadContext) -> Backbone:
         whole = _several(name, layers, context)
         pooling = " + ".join(member.pooling for member in whole.members)
         return replace(whole, spec=replace(whole.spec, pooling=pooling), members=())
-    backbone = family.loader(name, name.partition(":")[2], context)
+    backbone = family.loader(name, without_own_name(name).partition(":")[2], context)
     return replace(backbone, spec=_trained(backbone, context.checkpoint))
 
 
@@ -130,7 +130,7 @@ def identity(name: str, context: LoadContext) -> dict[str, Any] | None:
     first = (fused(first) or [first])[0]
     family = _require_allowed(first, context)
     identify = family.identify if family.packaged else None
-    found = identify(first, first.partition(":")[2], context) if identify else None
+    found = identify(first, without_own_name(first).partition(":")[2], context) if identify else None
     if found is None:
         return None
     return {

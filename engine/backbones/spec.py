@@ -208,12 +208,42 @@ ALLOWED = (
     "@layer=<index of a block, negative from the end> (or several: 0..11, 2:5:8; or concatenated: 3+11), "
     f"module={'|'.join(MODULES)} with layer (or several: attention:ffn), pool={'|'.join(POOLS)}, "
     f"head={'|'.join(HEADS)}, mean=<number>, std=<number> (of pixels in [0, 1]; or three, "
-    "<red>:<green>:<blue>)"
+    "<red>:<green>:<blue>), as=<a name of your own>"
 )
 # paths may contain an @, so options must be plain words and numbers up to the end
-_OPTION = "[a-z]+=(?:[a-z0-9-]*|[a-z]+(?::[a-z]+)+|[0-9.:+-]+)"
+_OPTION = r"(?:as=[\w.-]+|[a-z]+=(?:[a-z0-9-]*|[a-z]+(?::[a-z]+)+|[0-9.:+-]+))"
 _OPTIONS = re.compile(f"(?P<model>.+)@(?P<options>{_OPTION}(?:,{_OPTION})*)")
 _LEVEL = re.compile(r"[01]|[01]?\.[0-9]+")
+_OWN = re.compile(r"([\w.-]{1,80})=([\w-]+:.+)", re.DOTALL)
+_AS = re.compile(r"(?<=[@,])as=([\w.-]+),?")
+
+
+def named(name: str) -> tuple[str, str]:
+    """Separate a name of one's own from a backbone: ``old=timm:resnet18`` is ``timm:resnet18@as=old``.
+
+    Returns:
+        the name of the backbone in stores, and its own name; "" without one.
+    """
+    if found := _OWN.fullmatch(name):
+        own, name = found.groups()
+        return f"{name}{',' if has_options(name) else '@'}as={own}", own
+    return name, own_name(name)
+
+
+def own_name(name: str) -> str:
+    """The ``as`` of a backbone's name; "" without one."""
+    found = _AS.search(name) if has_options(name) else None
+    return found[1] if found else ""
+
+
+def network_name(name: str) -> tuple[str, str]:
+    """What the backbones of one network share: its name without options, and the ``as`` of its checkpoint."""
+    return name.partition("@")[0], own_name(name)
+
+
+def without_own_name(name: str) -> str:
+    """Remove the ``as`` of a backbone's name."""
+    return _AS.sub("", name).rstrip(",@") if own_name(name) else name
 
 
 @dataclass(frozen=True)
@@ -326,6 +356,7 @@ def split(name: str, rest: str) -> tuple[str, Readout]:
             "module": value in MODULES,
             "mean": _rgb(value) is not None,
             "std": min(_rgb(value) or (0.0,)) > 0.0,
+            "as": True,
         }
         if key in given or not known.get(key, False):
             raise ConfigError(f"backbone {name}", option, ALLOWED + ", each once")

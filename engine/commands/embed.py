@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from substyle.engine.backbones.registry import check_name, is_derived
+from substyle.engine.backbones.spec import named
 from substyle.engine.commands.metrics import exported
 from substyle.engine.commands.options import changes, of_source
 from substyle.engine.config import BackboneChoice, Settings, Study
@@ -150,10 +151,11 @@ def suite_of(store: EmbeddingStore) -> str:
 def backbone_choices(names: Sequence[str], checkpoints: Sequence[str]) -> list[BackboneChoice]:
     """Backbones from ``--backbone`` and ``--checkpoint`` arguments."""
     paths: dict[str, Path] = {}
+    shown = {named(name)[1] or name: name for name in names}
     for text in checkpoints:
         # names may contain "=", such as @layer=6
-        name = max((each for each in names if text.startswith(f"{each}=")), key=len, default=None)
-        if name is None:
-            raise ConfigError("--checkpoint", text, f"NAME=PATH, NAME being one of {', '.join(names)}")
-        paths[name] = Path(text[len(name) + 1 :])
+        own = max((each for each in shown if text.startswith(f"{each}=")), key=len, default=None)
+        if own is None:
+            raise ConfigError("--checkpoint", text, f"NAME=PATH, NAME being one of {', '.join(shown)}")
+        paths[shown[own]] = Path(text[len(own) + 1 :])
     return [BackboneChoice(name, paths.get(name)) for name in names]

@@ -44,17 +44,9 @@ def changes(options: argparse.Namespace, *allowed: str) -> dict[str, Any]:
     return found
 
 
-def default_out(name: str) -> Path:
-    """Default of ``--out``: ``runs/<name>``, or ``runs/<name>-results`` if that folder holds photographs or a store."""
-    out = Path("runs") / name
-    if out.is_dir() and any(out.iterdir()) and outputs.claimed(out) is None:
-        return out.with_name(f"{name}-results")
-    return out
-
-
 def out_of(store: EmbeddingStore) -> Path:
     """Default of ``--out`` for a store: the folder of the run that created it, else a folder named after the store."""
     if isinstance(store.path, Path):
         path = store.path.resolve()
-        return path.parent if outputs.claimed(path.parent) is not None else default_out(path.stem)
-    return default_out(store.path.stem)
+        return path.parent if outputs.claimed(path.parent) is not None else outputs.default_out(path.stem)
+    return outputs.default_out(store.path.stem)

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from substyle.engine import observability
+from substyle.engine.backbones.spec import without_own_name
 from substyle.engine.commands.options import changes
 from substyle.engine.config import Study, TrackConfig, names_of
 from substyle.engine.devices import INT8
@@ -40,7 +41,8 @@ def plan(options: argparse.Namespace) -> dict[str, Any]:
     study = load_study(options.study, allow_plugins=options.allow_plugins, changes=changes(options))
     photographs, classes, test = _photographs(options, study)
     answer = _sampled(options, study, photographs) if options.sample else _counted(options, study, photographs, classes)
-    networks = [name for name in names_of(study.backbones) if not name.startswith("control:") and "@" not in name]
+    names = [without_own_name(name) for name in names_of(study.backbones)]
+    networks = [name for name in names if not name.startswith("control:") and "@" not in name]
     claims = forecasts(study.settings().transformations, test, len(networks))
     if claims:
         print(f"\nhalf widths of 95 % intervals, {test:,} test photographs (in brackets: middle 90 % of kept studies):")

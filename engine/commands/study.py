@@ -4,21 +4,20 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import os
 import re
 import shlex
 import sys
 from collections.abc import Sequence
 from contextlib import nullcontext
 from difflib import get_close_matches
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 from substyle.engine import observability
 from substyle.engine.base_config import SHARED, changed
 from substyle.engine.commands.embed import backbone_choices
 from substyle.engine.commands.metrics import exported
-from substyle.engine.commands.options import changes, default_out, of_source, out_of
+from substyle.engine.commands.options import changes, of_source, out_of
 from substyle.engine.config import Study
 from substyle.engine.report.data import labelled
 from substyle.engine.report.tables import headline_table
@@ -46,7 +45,7 @@ from substyle.engine.study.runner import report_study, run_study
 from substyle.errors import ConfigError, MissingError
 from substyle.pipelines import packaged_photographs
 from substyle.pipelines.sources import SourceConfig, open_source
-from substyle.pipelines.storage import Place, is_remote
+from substyle.pipelines.storage import Place
 
 # options for photographs, and the equivalent fields of study files
 _FIELDS = {
@@ -105,25 +104,13 @@ def _of_photographs(options: argparse.Namespace) -> Study:
     if not options.backbone:
         hint = "pass at least one, such as package:efficientnet_lite0; `substyle backbones` lists them"
         raise MissingError("--backbone", hint)
-    data = {"name": name_of(given), "backbones": backbone_choices(options.backbone, options.checkpoint)}
+    data = {"name": outputs.name_of(given), "backbones": backbone_choices(options.backbone, options.checkpoint)}
     data |= {"suite": options.suite} if options.suite is not None else {}
     overrides = _overrides(options)
     for field, option in (("backbones", "--backbone"), ("images", "IMAGES")):
         if field in overrides["changes"]:
             raise ConfigError("--set", field, f"fields that a study file without IMAGES has; pass {option}")
     return dataclasses.replace(study_of(data, **overrides), images=given)
-
-
-def name_of(images: Path | str) -> str:
-    """Name of a study of photographs: the folder's name, or the file's without its suffix."""
-    if is_remote(images):
-        name = PurePosixPath(str(images)).stem
-    else:
-        path = Path(os.path.abspath(images))
-        name = path.name if path.is_dir() else path.stem
-    name = name.encode("utf-8", "backslashreplace").decode()  # file names may not be valid UTF-8
-    # removes special characters of patterns such as train-{0000..0146}.tar
-    return re.sub(r"-*[\\{}*?\[\]]+-*", "-", name).strip("-. ") or "photographs"
 
 
 def run(options: argparse.Namespace) -> dict[str, Any]:
@@ -161,7 +148,7 @@ def _run(options: argparse.Namespace) -> dict[str, Any]:
     if options.packaged:
         _take_packaged(options)
     study = study_asked(options)
-    out: Path = options.out or (Path("runs") / study.name if is_study(options) else default_out(study.name))
+    out: Path = options.out or (Path("runs") / study.name if is_study(options) else outputs.default_out(study.name))
     store = options.store or store_of(study, out)
     with naming_file(options.study) if is_study(options) else nullcontext():
         results = run_study(
@@ -224,7 +211,7 @@ def _run_of(
     """What stages alone are computed from; without a study, from default settings."""
     asked = [each.name for each in stages]
     reads = {name for at, each in enumerate(stages) for name in each.reads if name not in asked[:at]}
-    whole, names = study or _defaults(options, stages, store), options.backbone
+    whole, names = study or _defaults(options, stages, store), [store.backbone(name).name for name in options.backbone]
     chosen_by_settings = [each for each in stages if hasattr(each.config, "backbones")]
     for each in chosen_by_settings if names else ():
         table: Any = table_of(each, whole)

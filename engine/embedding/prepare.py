@@ -351,6 +351,13 @@ def decoded_jpeg(pipeline: PixelPipeline) -> str:
     return fingerprint([pipeline.decoder([china.read_bytes()]).canvas_BSSC.cpu().numpy()])[:16]
 
 
+def require_weights(choices: Sequence[BackboneChoice], pipeline: PixelPipeline) -> None:
+    """Load all checkpoints before anything is decoded. Raises WeightsError for one that does not fit."""
+    for choice in choices:
+        if choice.checkpoint is not None:
+            pipeline.backbone(choice).require_loadable()
+
+
 def prepare_backbones(
     choices: Sequence[BackboneChoice], own: OwnSamples, *, quiet: bool = False
 ) -> list[CompiledBackbone]:
@@ -370,8 +377,7 @@ def prepare_backbones(
     decoded = {catalog.DECODED_JPEG: decoded_jpeg(pipeline)} if target.on_gpu else {}
     for choice in choices:
         target.require_precision(f"{choice.name}: precision", choice.precision or config.precision)
-        if choice.checkpoint is not None:
-            _ = pipeline.backbone(choice).spec  # one that does not fit is refused before anything is decoded
+    require_weights(choices, pipeline)
     compiled: list[CompiledBackbone] = []
     with stage("prepare", len(choices), "backbones", quiet=quiet) as bar:
         for choice in choices:

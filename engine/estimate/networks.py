@@ -16,7 +16,7 @@ from substyle.engine.backbones.families import open_clip as open_clip_family
 from substyle.engine.backbones.packages import require_model
 from substyle.engine.backbones.presets import PRESETS
 from substyle.engine.backbones.registry import check_name
-from substyle.engine.backbones.spec import expand, split
+from substyle.engine.backbones.spec import expand, split, without_own_name
 from substyle.engine.estimate.roofline import Device
 from substyle.errors import ConfigError
 
@@ -103,7 +103,7 @@ def backbone(name: str, batch: int) -> NetworkFacts:
     Raises:
         ConfigError: an invalid name, or a network that cannot be built or run without weights.
     """
-    family, rest = check_name(name).prefix, name.partition(":")[2]
+    family, rest = check_name(name).prefix, without_own_name(name).partition(":")[2]
     if family == "control" and rest in _CONTROLS:
         return NetworkFacts(controls.load(name, rest, canvas=_SIDE).spec.dim, 0, Work([(0.0, _CONTROLS[rest], False)]))
     try:
@@ -120,7 +120,7 @@ def backbone(name: str, batch: int) -> NetworkFacts:
 
 def network_of(name: str) -> tuple[nn.Module, int]:
     """Build the network of a backbone without its weights, for inference; returns it and its input side."""
-    family, rest = check_name(name).prefix, name.partition(":")[2]
+    family, rest = check_name(name).prefix, without_own_name(name).partition(":")[2]
     model, readout = split(name, rest)
     if known := PRESETS.get(f"{family}:{model}"):
         return preset.read_at(name, known, preset.network(known).eval(), readout).eval(), known.side

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from substyle import files as doors
+from substyle.engine.backbones.spec import own_name
 from substyle.engine.store import arrays, catalog, compaction, journal, lock, shards
 from substyle.engine.store import manifest as manifests
 from substyle.engine.store.catalog import Catalog, Definition, StoreHeader
@@ -237,11 +238,15 @@ class EmbeddingStore:
         return list(self.catalog.backbones.values())
 
     def backbone(self, name: str) -> BackboneEntry:
-        """Return the backbone with this name. Raises StoreError, listing all names, if it does not exist."""
-        for entry in self.backbones():
-            if entry.name == name:
-                return entry
-        names = ", ".join(entry.name for entry in self.backbones()) or "none"
+        """Return the backbone with this name, or this name of one's own.
+
+        Raises StoreError, listing all names, if it does not exist.
+        """
+        entries = self.backbones()
+        found = [e for e in entries if e.name == name] or [e for e in entries if name and own_name(e.name) == name]
+        if len(found) == 1:
+            return found[0]
+        names = ", ".join(entry.name for entry in entries) or "none"
         raise StoreError(f"{self.path}: no backbone {name}; available: {names}")
 
     def ensure_backbone(self, facts: Mapping[str, Any], found: Sequence[Definition] = ()) -> BackboneEntry:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import re
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from substyle import files
@@ -30,7 +32,7 @@ from substyle.engine.store.store import EmbeddingStore
 from substyle.engine.store.table import open_tables
 from substyle.errors import ConfigError
 from substyle.files import remove
-from substyle.pipelines.storage import Place, place
+from substyle.pipelines.storage import Place, is_remote, place
 
 STORE, RESULTS, PAGE, CARD = "store.zarr", "results.json", "report.html", "README.md"
 # list of the files of report and card, and how to tell results of a version without it
@@ -236,3 +238,23 @@ def _store_of(out: Path, uuid: str | None) -> EmbeddingStore | None:
     if elsewhere is None:
         print(f"{out}: not made here, so it is not compared with its store", file=sys.stderr)
     return None
+
+
+def name_of(images: Path | str) -> str:
+    """Name of a study of photographs: the folder's name, or the file's without its suffix."""
+    if is_remote(images):
+        name = PurePosixPath(str(images)).stem
+    else:
+        path = Path(os.path.abspath(images))
+        name = path.name if path.is_dir() else path.stem
+    name = name.encode("utf-8", "backslashreplace").decode()  # file names may not be valid UTF-8
+    # removes special characters of patterns such as train-{0000..0146}.tar
+    return re.sub(r"-*[\\{}*?\[\]]+-*", "-", name).strip("-. ") or "photographs"
+
+
+def default_out(name: str) -> Path:
+    """Default of ``--out``: ``runs/<name>``, or ``runs/<name>-results`` if that folder holds photographs or a store."""
+    out = Path("runs") / name
+    if out.is_dir() and any(out.iterdir()) and claimed(out) is None:
+        return out.with_name(f"{name}-results")
+    return out

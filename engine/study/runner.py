@@ -14,6 +14,7 @@ from substyle.engine.analysis.neighbors import search_device
 from substyle.engine.config import EmbedConfig, Study, labels_of, names_of
 from substyle.engine.embedding.plan import EmbedPlan
 from substyle.engine.embedding.preflight import SplitCounts, check_study
+from substyle.engine.embedding.prepare import require_weights
 from substyle.engine.embedding.run import complete, embed, repair, require_same
 from substyle.engine.stages import registry
 from substyle.engine.stages.added import embed_added
@@ -227,6 +228,7 @@ def _checked(study: Study, plan: EmbedPlan, out: Path, *, quiet: bool) -> EmbedP
     )
     for warning in warnings:
         print(f"warning: {warning}", file=sys.stderr)
+    require_weights(study.backbones, plan.pipeline)
     for stage in registry.stages():
         if isinstance(stage, EmbeddingStage):
             stage.check_networks(study, plan.pipeline, stored)

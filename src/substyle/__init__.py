@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from substyle.engine.config import Study as Study
     from substyle.engine.embedding.variants import iter_variants as iter_variants
     from substyle.engine.probes.checkpoint import Probe as Probe
+    from substyle.engine.probes.config import ProbeConfig as ProbeConfig
     from substyle.engine.probes.torch_dataset import torch_dataset as torch_dataset
     from substyle.engine.store.store import EmbeddingStore as EmbeddingStore
     from substyle.engine.store.table import EmbeddingTable as EmbeddingTable
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
     from substyle.engine.study.api import backbones as backbones
     from substyle.engine.study.api import embed as embed
     from substyle.engine.study.api import open_store as open_store
+    from substyle.engine.study.api import probe as probe
+    from substyle.engine.study.api import run as run
     from substyle.engine.study.api import transformations as transformations
     from substyle.engine.study.runner import run_study as run_study
     from substyle.engine.study.file import load_study as load_study
@@ -36,10 +39,11 @@ _MODULES = {
     "engine.study.file": ("load_study",),
     "engine.embedding.variants": ("iter_variants",),
     "engine.probes.checkpoint": ("Probe",),
+    "engine.probes.config": ("ProbeConfig",),
     "engine.probes.torch_dataset": ("torch_dataset",),
     "engine.store.store": ("EmbeddingStore",),
     "engine.store.table": ("EmbeddingTable", "load_table"),
-    "engine.study.api": ("backbones", "embed", "open_store", "transformations"),
+    "engine.study.api": ("backbones", "embed", "open_store", "probe", "run", "transformations"),
     "engine.study.runner": ("run_study",),
     "pipelines.sources": ("SourceConfig", "open_source"),
 }
@@ -54,4 +58,4 @@ def __getattr__(name: str) -> Any:  # noqa: ANN401
 
 
 def __dir__() -> list[str]:
-    return [*globals(), *__all__]
+    return [*__all__, "__version__"]

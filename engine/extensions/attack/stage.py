@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from substyle.engine import cache, devices
 from substyle.engine.backbones import registry
 from substyle.engine.backbones.lazy import sketched
+from substyle.engine.backbones.spec import network_name
 from substyle.engine.cache import versions
 from substyle.engine.config import EmbedConfig, Settings, Study, names_of
 from substyle.engine.embedding.preflight import SplitCounts, require_class_probe
@@ -198,7 +199,7 @@ def attackable(store: EmbeddingStore, names: Sequence[str]) -> list[str]:
 
 def surrogates_of(target: str, networks: Iterable[str]) -> list[str]:
     """Return the networks on which transfer to a target is crafted, the first one first: other ones."""
-    return [name for name in networks if name.partition("@")[0] != target.partition("@")[0]]
+    return [name for name in networks if network_name(name) != network_name(target)]
 
 
 def _inputs(
@@ -210,13 +211,12 @@ def _inputs(
         files = {task: file_digest(probe_file(out, each.name, task)) for task in tasks}
         return {"name": each.name, "network": network_identity(each.facts["spec"]), "probes": files}
 
-    network = entry.name.partition("@")[0]
     others = [e for e in store.backbones() if e.name in probed and e.name != entry.name]
     others = [e for e in others if is_result(probe_file(out, e.name, "class"))]
     names = [e.name for e in others]
     crafted = surrogates_of(entry.name, attackable(store, names))
     surrogates = [e for e in others if e.name in crafted]
-    layers = [e for e in others if e.name.partition("@")[0] == network]
+    layers = [e for e in others if network_name(e.name) == network_name(entry.name)]
     return {
         "backbone": facts(entry, "class", "transformation", "kind"),
         "transfer": facts(surrogates[0], "class") if surrogates and "transfer" in config.attacks else None,
