@@ -396,6 +396,22 @@ def _compare(compare: argparse.ArgumentParser) -> None:
     )
 
 
+@command("diff", "diff", "tell what one network reads better or worse than another")
+def _diff(diff: argparse.ArgumentParser) -> None:
+    text = "a backbone, a file of weights (with --model), a network of RUN, or the output folder of a run"
+    diff.add_argument("before", metavar="A", help=text)
+    diff.add_argument("after", metavar="B", help="likewise; differences are B - A")
+    text = "photographs, or the output folder of a run with both networks; default: A and B are runs"
+    diff.add_argument("images", type=photographs, nargs="?", metavar="PHOTOS|RUN", help=text)
+    diff.add_argument("--model", metavar="NAME", help="network of the files of weights, such as timm:resnet18")
+    text = 'exit with 1 if a change is clearly beyond a limit in points, such as "class under jpeg < -2" (repeatable)'
+    _many(diff, "--fail-if", text, "CONDITION")
+    diff.add_argument("--out", type=local, metavar="DIR", help="output folder (runs/<name of the photographs>-diff)")
+    plugins(diff)
+    _suite(diff, None)
+    _set(diff, "limit=500")
+
+
 @command("share card", "exchange", "write the Hugging Face model card of a run")
 def _card(card: argparse.ArgumentParser) -> None:
     card.add_argument("run", type=local, metavar="RUN", help="output folder of a run")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import combinations
 from pathlib import Path
@@ -13,7 +13,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from substyle.engine.probes.leave_one_out import STYLE
-from substyle.engine.probes.resampling import DIFFERENCE, BootstrapResult, StudentsT, by_class, resample, uniform_over
+from substyle.engine.probes.resampling import (
+    DIFFERENCE,
+    BootstrapResult,
+    Resampled,
+    StudentsT,
+    by_class,
+    resample,
+    uniform_over,
+)
 from substyle.engine.probes.single_task import kind_weights
 from substyle.engine.probes.tasks import F64
 from substyle.engine.store.files import read_arrays, write_arrays, write_durably
@@ -194,11 +202,20 @@ def compare_heads(name: str, outcome: ProbeOutcome, pairs: Sequence[tuple[str, s
     return [row | {"head": f"{row['head']}-{other[row['head']]}"} for row in rows]
 
 
-def _differences(
-    side_a: tuple[str, ProbeOutcome], side_b: tuple[str, ProbeOutcome], names: Sequence[tuple[str, str]]
-) -> list[Row]:
-    """Rows for two backbones; ``names`` are pairs of score names of a and b."""
-    (name_a, a), (name_b, b) = side_a, side_b
+@dataclass(frozen=True)
+class _Compared:
+    """A score of two backbones on the T transformations and N images that both have."""
+
+    name: str
+    together: ProbeOutcome  # a, with the common transformations
+    own: Resampled  # of a - b
+    training_ST: F64 | None
+    a_TN: NDArray[np.float32]  # NaN unless both have the row
+    b_TN: NDArray[np.float32]
+
+
+def _compared(a: ProbeOutcome, b: ProbeOutcome, names: Sequence[tuple[str, str]]) -> Iterator[_Compared]:
+    """Pairs of score names of a and b; nothing without common images and identity."""
     place_b = {key: n for n, key in enumerate(b.keys)}
     common = [(n, place_b[key]) for n, key in enumerate(a.keys) if key in place_b]
     uses_a, uses_b = ([*zip(o.transformations, o.kind, o.roles, strict=True)] for o in (a, b))
@@ -210,36 +227,45 @@ def _differences(
         roles=tuple(uses_a[t][2] for t in shared),
     )
     if not common or "identity" not in together.transformations or not names:
-        return []
+        return
     n_a, n_b = np.array(common).T
     t_b = [uses_b.index(uses_a[t]) for t in shared]
     # NaN unless both have the row, so that the difference of means equals the mean of differences
-    stacked = [a.scores[x][np.ix_(shared, n_a)] - b.scores[y][np.ix_(t_b, n_b)] for x, y in names]
+    pairs = [(a.scores[x][np.ix_(shared, n_a)], b.scores[y][np.ix_(t_b, n_b)]) for x, y in names]
     groups = None if a.group_N is None else np.array(a.group_N, np.int64)[n_a]
     families = [family(a.transformations[t]) for t in shared] * len(names)
     resampled = resample(
-        *(np.concatenate(stacked), a.bootstrap, a.seed, groups),
+        *(np.concatenate([x - y for x, y in pairs]), a.bootstrap, a.seed, groups),
         bounds=DIFFERENCE,
         families=families,
         unit=a.resample_by,
     )
-    rows = []
-    for i, (x, y) in enumerate(names):
-        task, head = x.split("/")
+    for i, ((x, y), (a_TN, b_TN)) in enumerate(zip(names, pairs, strict=True)):
         own = resampled.part(slice(i * len(shared), (i + 1) * len(shared)))
         training_ST = _training(a.by_resample.get(x), b.by_resample.get(y), shared, t_b)
-        for metric, weight_T in metrics(together, task, head).items():
+        yield _Compared(x, together, own, training_ST, a_TN + 0 * b_TN, b_TN + 0 * a_TN)
+
+
+def _differences(
+    side_a: tuple[str, ProbeOutcome], side_b: tuple[str, ProbeOutcome], names: Sequence[tuple[str, str]]
+) -> list[Row]:
+    """Rows for two backbones; ``names`` are pairs of score names of a and b."""
+    (name_a, a), (name_b, b) = side_a, side_b
+    rows = []
+    for found in _compared(a, b, names):
+        task, head = found.name.split("/")
+        own, kinds = found.own, found.together.kind
+        for metric, weight_T in metrics(found.together, task, head).items():
             weight = weight_T
             if metric == "balanced":  # over the transformations that both held out
-                weight = by_class(np.flatnonzero(np.isfinite(own.value_T)).tolist(), [a.kind[t] for t in shared])
+                weight = by_class(np.flatnonzero(np.isfinite(own.value_T)).tolist(), kinds)
             over_images = own.mean(weight)
-            of_shared = [a.kind[t] for t in shared]
-            two_way = own.nested(weight, of_shared) if metric == "balanced" else own.two_way(weight)
+            two_way = own.nested(weight, kinds) if metric == "balanced" else own.two_way(weight)
             if over_images.number is None:
                 continue
             row: Row = {"task": task, "metric": metric, "head": "mlp" if task == "multitask" else head}
             known = np.isfinite(own.value_T)
-            training = None if training_ST is None else training_ST[:, known]
+            training = None if found.training_ST is None else found.training_ST[:, known]
             if (task, metric) in GENERAL:
                 test, p = _test(two_way, training, weight[known])
                 difference = two_way.entry(one_way=over_images.ci95, **test)
@@ -248,6 +274,81 @@ def _differences(
                 difference = over_images.entry(two_way=two_way.ci95, **test)
             rows.append(row | {"a": name_a, "b": name_b, "difference": difference, "p": p})
     return rows
+
+
+@dataclass(frozen=True)
+class Change:
+    """How a score differs between two backbones in one transformation.
+
+    Attributes:
+        score: ``transformation/linear`` or ``class/linear``.
+        transformation: its name.
+        before, after: accuracies on the photographs that both have.
+        low, high: 95 % interval of ``after - before``, over photographs, and over trainings if probes were resampled.
+        low_all, high_all: the same, so that all intervals of a score cover together (Bonferroni).
+        p, p_holm: two-sided, and after Holm's correction over the transformations of a score.
+        units: number of photographs, or of groups of these.
+    """
+
+    score: str
+    transformation: str
+    before: float
+    after: float
+    low: float
+    high: float
+    low_all: float
+    high_all: float
+    p: float | None
+    p_holm: float | None
+    units: float
+
+    @property
+    def value(self) -> float:
+        """``after - before``."""
+        return self.after - self.before
+
+
+def changes(before: ProbeOutcome, after: ProbeOutcome) -> list[Change]:
+    """Paired differences of the first heads of transformations and classes, for each transformation."""
+    firsts: dict[str, str] = {}
+    for name in after.scores:
+        if name in before.scores and (task := name.partition("/")[0]) in ("transformation", "class"):
+            firsts.setdefault(task, name)
+    made: list[Change] = []
+    for found in _compared(after, before, [(name, name) for name in firsts.values()]):
+        count, own_changes = len(found.together.transformations), []
+        known = np.isfinite(found.own.value_T)
+        for t in np.flatnonzero(known).tolist():
+            weight_T = uniform_over([t], count)
+            own = found.own.mean(weight_T)
+            training = None if found.training_ST is None else found.training_ST[:, known]
+            p, ends = None, [own.ci95] if own.ci95 else []
+            at_once = ends
+            if (t_of := _students(own, training, weight_T[known])[0]) is not None:
+                p, half = t_of.p(own.value), t_of.half_width(95.0)
+                wider = t_of.half_width(100 - 5 / int(known.sum()))
+                ends = [*ends, [own.value - half, own.value + half]]
+                at_once = [*ends, [own.value - wider, own.value + wider]]
+            low, high = (min(e[0] for e in ends), max(e[1] for e in ends)) if ends else (-1.0, 1.0)
+            low_all, high_all = (min(e[0] for e in at_once), max(e[1] for e in at_once)) if ends else (-1.0, 1.0)
+            own_changes.append(
+                Change(
+                    score=found.name,
+                    transformation=found.together.transformations[t],
+                    before=float(np.nanmean(found.b_TN[t])),
+                    after=float(np.nanmean(found.a_TN[t])),
+                    low=max(low, -1.0),
+                    high=min(high, 1.0),
+                    low_all=max(low_all, -1.0),
+                    high_all=min(high_all, 1.0),
+                    p=p,
+                    p_holm=None,
+                    units=own.units,
+                )
+            )
+        adjusted = holm([change.p for change in own_changes])
+        made += [replace(change, p_holm=p) for change, p in zip(own_changes, adjusted, strict=True)]
+    return made
 
 
 def _training(
@@ -260,17 +361,24 @@ def _training(
     return a_ST[:count, t_a].astype(np.float64) - b_ST[:count, t_b]
 
 
-def _test(error: BootstrapResult, training_ST: F64 | None, weight_T: F64) -> tuple[dict[str, Any], float | None]:
-    """Standard errors and 90 % interval of a difference, fields of an `Estimate`, and its p value."""
+def _students(error: BootstrapResult, training_ST: F64 | None, weight_T: F64) -> tuple[StudentsT | None, float | None]:
+    """Student's t of a difference, over images and, if known, trainings; and the standard error of trainings."""
     se, training = error.se, None
     if training_ST is not None:
         used = np.isfinite(training_ST).all(axis=0) & (weight_T > 0)
         if used.any():
             training = float(np.average(training_ST[:, used], axis=1, weights=weight_T[used]).std(ddof=1))
     if se is None:
-        return {"se_training": training}, None
+        return None, training
     of_training = () if training_ST is None or not training else ((training, len(training_ST)),)
-    t = StudentsT.of((se, error.units), *of_training)
+    return StudentsT.of((se, error.units), *of_training), training
+
+
+def _test(error: BootstrapResult, training_ST: F64 | None, weight_T: F64) -> tuple[dict[str, Any], float | None]:
+    """Standard errors and 90 % interval of a difference, fields of an `Estimate`, and its p value."""
+    t, training = _students(error, training_ST, weight_T)
+    if t is None:
+        return {"se_training": training}, None
     half = error.at_margin * t.half_width(90.0)
     ci90 = [max(error.value - half, -1.0), min(error.value + half, 1.0)]
     return {"se": t.se, "se_training": training, "ci90": ci90}, t.p(error.value)
