@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from substyle.engine.probes.calibration import TEMPERATURES, at_temperature, log_probabilities
 from substyle.engine.probes.dataset import Standardizer
 from substyle.engine.store.files import write_durably
 from substyle.engine.store.table import EmbeddingTable
@@ -38,8 +39,8 @@ class Probe:
 
     Attributes:
         heads: S heads; standardisation is folded into the first layer.
-        metadata: task, head, outputs (name and labels of each softmax), backbone, dim (numbers that it reads), setting,
-            and additional entries (suite, canvas).
+        metadata: task, head, outputs (name, labels and calibration of each softmax), backbone, dim (numbers that it
+            reads), setting, and additional entries (suite, canvas).
     """
 
     heads: Heads
@@ -50,8 +51,16 @@ class Probe:
         """Labels of each output, by name: transformation, kind or class."""
         return {output["name"]: list(output["labels"]) for output in self.metadata["outputs"]}
 
+    @property
+    def calibration(self) -> dict[str, dict[str, Any] | None]:
+        """`calibrate` of each output, by name; None of a file of an earlier version, whose temperature is 1."""
+        return {output["name"]: output.get("calibration") for output in self.metadata["outputs"]}
+
     def predict_all(self, x_BD: NDArray[np.floating]) -> dict[str, NDArray[np.float32]]:
         """Probabilities of all outputs, by name; multi-task probes have two. Shape: (B, D) to (B, C) each.
+
+        They are calibrated for photographs transformed as often as in training, with equal shares of all
+        transformations (of the kind: of all kinds).
 
         Raises:
             SubstyleError: the embeddings have another width or are not finite.
@@ -62,10 +71,11 @@ class Probe:
         if bad := np.count_nonzero(~np.isfinite(x_BD).all(axis=1)):  # their labels would be the first of each probe
             raise SubstyleError(f"{bad:,} of {len(x_BD):,} embeddings are not finite (NaN or infinity)")
         logits_SCB = forward(self.heads, torch.from_numpy(np.ascontiguousarray(x_BD, np.float32)))
-        answers, start = {}, 0
+        answers, start, calibration = {}, 0, self.calibration
         for name, labels in self.labels.items():
-            part = logits_SCB[:, start : start + len(labels)].softmax(1).mean(0)
-            answers[name] = np.ascontiguousarray(part.T.numpy(), np.float32)
+            log_p_CB = log_probabilities(logits_SCB[:, start : start + len(labels)])
+            p_CB = at_temperature(log_p_CB, (calibration[name] or {}).get("temperature", 1.0))
+            answers[name] = np.ascontiguousarray(p_CB.T.numpy(), np.float32)
             start += len(labels)
         return answers
 
@@ -139,6 +149,7 @@ def save_probe(
     outputs: Mapping[str, tuple[str, ...]],
     backbone: str,
     setting: Mapping[str, Any],
+    calibration: Mapping[str, Mapping[str, Any]],
     extra: Mapping[str, Any] | None = None,
 ) -> None:
     """Write a probe atomically.
@@ -152,6 +163,7 @@ def save_probe(
         outputs: labels of each softmax by name, in the order of the head's outputs.
         backbone: name of the backbone.
         setting: learning rate, weight decay, width.
+        calibration: `calibrate` of each output by name.
         extra: additional JSON entries of the header (suite, canvas).
     """
     from safetensors.torch import save
@@ -166,7 +178,10 @@ def save_probe(
         "format": FORMAT,
         "task": task,
         "head": head,
-        "outputs": [{"name": name, "labels": list(labels)} for name, labels in outputs.items()],
+        "outputs": [
+            {"name": name, "labels": list(labels), "calibration": dict(calibration[name])}
+            for name, labels in outputs.items()
+        ],
         "backbone": backbone,
         "dim": len(mean_D),
         "setting": dict(setting),
@@ -230,8 +245,19 @@ def _metadata(path: Path | str, header: str) -> dict[str, Any]:
         texts = [output["name"], *labels] if isinstance(labels, list) and "name" in output else []
         if len(texts) < 2 or not all(isinstance(text, str) for text in texts) or texts[0] in names:
             raise SubstyleError(f"{path}: missing or invalid 'outputs' in the header")
+        if "calibration" in output and not _is_calibration(output["calibration"]):
+            raise SubstyleError(f"{path}: invalid 'calibration' in the header")
         output["name"] = of_today(texts[0])
         names.add(texts[0])
     if not names:
         raise SubstyleError(f"{path}: header does not match the weights")
     return metadata
+
+
+def _is_calibration(entry: object) -> bool:
+    """Whether an entry of a header is one of `calibrate`."""
+    if not isinstance(entry, dict):
+        return False
+    errors = [value for name in ("ece", "ece_before") if (value := entry.get(name)) is not None]
+    numbers = [(entry.get("temperature"), *TEMPERATURES), *((value, 0.0, 1.0) for value in errors)]
+    return all(type(value) in (int, float) and low <= value <= high for value, low, high in numbers)

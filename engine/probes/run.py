@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +13,10 @@ from numpy.typing import NDArray
 from substyle.engine import devices
 from substyle.engine.observability import ProgressBar, stage
 from substyle.engine.probes.batches import Features
+from substyle.engine.probes.calibration import calibrate
 from substyle.engine.probes.checkpoint import save_probe
 from substyle.engine.probes.config import ProbeConfig
-from substyle.engine.probes.dataset import Standardizer, hold
+from substyle.engine.probes.dataset import hold
 from substyle.engine.probes.leave_one_out import LeaveOneOut, report_redrawn, report_rotation, rotate, whole_task
 from substyle.engine.probes.linear import Linear
 from substyle.engine.probes.mlp import JOINT, report_multitask, train_multitask
@@ -120,10 +121,9 @@ class _Run:
                 total += sum(each[head] for head in self.config.heads)
         return total
 
-    def features(self, task: Task) -> tuple[Features, Standardizer]:
-        """Features standardised for a task, and the standardisation."""
-        features = Features.of_task(self.held, task, self.config)
-        return features, features.standard
+    def features(self, task: Task) -> Features:
+        """Features standardised for a task."""
+        return Features.of_task(self.held, task, self.config)
 
     def single(self, name: str, bar: ProgressBar) -> None:
         """Train a task with each head, and the rotation and equal-width probes that follow linear ones."""
@@ -131,10 +131,10 @@ class _Run:
         if task is None:
             self.results[name] = None
             return
-        features, standard = self.features(task)
+        features = self.features(task)
         self.results[name] = {}
         for head in self.config.heads:
-            single = self._head(name, head, task, features, standard, bar)
+            single = self._head(name, head, task, features, bar)
             if isinstance(single.probe, Linear) and name == "kind":
                 self._rotate(single.probe, bar)
             if isinstance(single.probe, Linear) and name == "transformation" and self._has_equal_width:
@@ -149,22 +149,21 @@ class _Run:
             self.results["multitask"] = None
             return
         bar.note("multitask")
-        features, standard = self.features(transformation)
+        features = self.features(transformation)
         joint = train_multitask(features, transformation, class_, self.config, self.images, bar.advance)
         self.results["multitask"] = report_multitask(self.table, joint, self.config, self.scored_group_N)
         self.scores |= {f"multitask/{name}": score_TN for name, score_TN in joint.scores_TN.items()}
         trained = joint.made[JOINT].trained
         setting = trained.setting.describe() | {"task_weight": self.config.task_weight}
-        self._save("multitask", "mlp", trained.heads, standard, [transformation, class_], setting)
+        tasks = [transformation, replace(class_, first=len(transformation.labels))]
+        self._save("multitask", "mlp", trained.heads, features, tasks, setting)
 
-    def _head(
-        self, name: str, head: str, task: Task, features: Features, standard: Standardizer, bar: ProgressBar
-    ) -> Single:
+    def _head(self, name: str, head: str, task: Task, features: Features, bar: ProgressBar) -> Single:
         """Train, score and save a head of a task."""
         bar.note(f"{name} {head}")
         single = self._train(f"{name}/{head}", features, task, head, bar)
         self.results[name][head] = report(self.table, single, self.config, self.scored_group_N)
-        self._save(name, head, single.probe.heads, standard, [task], single.probe.describe()["setting"])
+        self._save(name, head, single.probe.heads, features, [task], single.probe.describe()["setting"])
         return single
 
     def _train(self, score: str, features: Features, task: Task, head: str, bar: ProgressBar) -> Single:
@@ -181,7 +180,7 @@ class _Run:
         if task is None or self.config.rotate == "none":
             return
         bar.note("rotation")
-        features, _ = self.features(task)
+        features = self.features(task)
 
         def rotation_of(rows: Features, redraws: int) -> LeaveOneOut:
             given = (rows, task, made.C, self.config, self.images)
@@ -213,19 +212,24 @@ class _Run:
         name: str,
         head: str,
         heads: Heads,
-        standard: Standardizer,
+        features: Features,
         tasks: Sequence[Task],
         setting: Mapping[str, Any],
     ) -> None:
+        """Calibrate a probe and write it to the folder, if there is one."""
+        calibration = {task.name: calibrate(features, task, heads, self.config) for task in tasks}
+        results = self.results[name] if name == "multitask" else self.results[name][head]
+        results["calibration"] = calibration
         if self.folder is not None:
             save_probe(
                 self.folder / f"{name}-{head}.safetensors",
                 heads,
-                standard,
+                features.standard,
                 task=name,
                 head=head,
                 outputs={task.name: task.labels for task in tasks},
                 backbone=self.table.backbone,
                 setting=setting,
+                calibration=calibration,
                 extra=self.metadata,
             )

@@ -18,7 +18,7 @@ import torch
 from substyle.engine.probes.batches import AHEAD, Batches, BatchPart, Features
 from substyle.engine.probes.config import ProbeConfig
 from substyle.engine.probes.heads import HeadBank, Setting
-from substyle.engine.probes.tasks import F64, UNKNOWN, Advance, Task
+from substyle.engine.probes.tasks import F64, I64, UNKNOWN, Advance, Task
 from substyle.errors import SubstyleError
 from substyle.kernels.dispatch import threads, threads_for
 from substyle.kernels.probe_heads import Heads
@@ -42,15 +42,17 @@ class Validation:
                 f"no validation rows for the {task.name} task: all variants are indistinct from identity, or no class "
                 "of the validation photographs has training photographs"
             )
-        weight = np.ones(len(t))
-        if task.name == "kind":
-            weight = 1.0 / np.bincount(answers)[answers]
+        weight = row_weights(task, answers)
         self.features, self.t_B, self.n_B = features, t, n
         few = len(t) * features.width <= _HELD  # others are gathered again for each validation
         self.x_BD = features(t, n) if few else None
         self.outputs = task.outputs
         self.answers = torch.from_numpy(answers).to(features.device)
         self.weight = torch.from_numpy(weight / weight.sum()).to(features.device)
+
+    def rows(self) -> Iterator[torch.Tensor]:
+        """Rows (B, D) in blocks."""
+        return (x_BD for _, x_BD in self._blocks())
 
     def _blocks(self) -> Iterator[tuple[slice, torch.Tensor]]:
         """Rows in blocks that bound the memory of logits and gathered rows."""
@@ -95,6 +97,13 @@ class Validation:
         """
         accuracy_K, loss_K = bank.judged(number, self.totals)
         return np.minimum(accuracy_K, 1.0), loss_K
+
+
+def row_weights(task: Task, answer_B: I64) -> F64:
+    """Weights of rows with known labels: equal, in kind tasks for all kinds. Shape: (B,)."""
+    if task.name == "kind":
+        return np.asarray(1.0 / np.bincount(answer_B)[answer_B])
+    return np.ones(len(answer_B))
 
 
 def agreement_rows(features: Features, task: Task, config: ProbeConfig) -> list[Validation]:

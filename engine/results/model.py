@@ -130,6 +130,18 @@ class Confusion(Model):
         return self
 
 
+class Calibration(Model):
+    """Temperature of an output of a probe, and the expected calibration error on test photographs with and without it.
+
+    The error is that of the probability of the most likely label, in 15 equally wide bins, on rows like those of the
+    training: its transformations, or original photographs for classes.
+    """
+
+    temperature: Finite | None = None
+    ece: Share | None = None
+    ece_before: Share | None = None
+
+
 class ProbeScores(Model):
     """Scores of a probe, and how it was trained.
 
@@ -154,6 +166,7 @@ class ProbeScores(Model):
     setting: dict[str, Any] | None = None
     certificate: dict[str, Any] | None = None
     confusion: Confusion | None = None
+    calibration: dict[str, Calibration | None] | None = None  # by output
 
     @property
     def unconverged(self) -> bool:

@@ -257,7 +257,7 @@ def test_a_probe_does_not_choose_what_is_contacted(
     probe = tmp_path / "p.safetensors"
     outputs = {"transformation": ("identity", "jpeg")}
     save_probe(probe, heads, standard, task="transformation", head="linear", outputs=outputs, backbone=name, setting={},
-               extra={"network": {"weights": "w"}})  # fmt: skip
+               calibration={"transformation": {"temperature": 1.0}}, extra={"network": {"weights": "w"}})  # fmt: skip
     contacted: list[object] = []
 
     def connect(*arguments: object, **_: object) -> None:

@@ -30,7 +30,7 @@ class ProbesStage(Stage[ProbeConfig, ProbeOutcome]):
     """
 
     name = "probes"
-    version = 6
+    version = 7
     config = ProbeConfig
     alike = True
     at_once = staticmethod(lambda config: devices.resolve(config.device).torch_device)
