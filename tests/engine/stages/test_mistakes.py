@@ -11,6 +11,7 @@ from safetensors.numpy import load_file
 from tests.staged import probe, run_of
 
 import substyle
+from substyle.engine.probes.checkpoint import Probe
 from substyle.engine.probes.config import ExpertConfig, ProbeConfig
 from substyle.engine.probes.outcomes import ProbeOutcome
 from substyle.engine.stages import mistakes as module
@@ -43,8 +44,9 @@ def store(photographs: Path, tmp_path: Path) -> substyle.EmbeddingStore:
 
 
 def plain(table: substyle.EmbeddingTable, file: Path, labels: list[str], transformations: range) -> list[Any]:
-    """The list from the weights in the file, in numpy alone."""
-    weights = load_file(file)
+    """The list from the weights and the temperature in the file, in numpy alone."""
+    weights, (calibration,) = load_file(file), Probe.load(file).calibration.values()
+    assert calibration is not None
     found = []
     for t in transformations:
         for n in table.rows(TEST):
@@ -52,7 +54,8 @@ def plain(table: substyle.EmbeddingTable, file: Path, labels: list[str], transfo
             x_D = np.asarray(table.x_TND[t, n], np.float64)  # type: ignore[index]
             logits_SC = weights["w1"] @ x_D + weights["b1"]
             p_SC = np.exp(logits_SC - logits_SC.max(axis=1, keepdims=True))
-            p_C = (p_SC / p_SC.sum(axis=1, keepdims=True)).mean(axis=0)
+            p_C = (p_SC / p_SC.sum(axis=1, keepdims=True)).mean(axis=0) ** (1 / calibration["temperature"])
+            p_C /= p_C.sum()
             predicted = labels[p_C.argmax()]
             if table.distinct_TN[t, n] and predicted != truth:
                 found.append((table.keys[n], table.transformations[t], truth, predicted, p_C.max()))
