@@ -374,11 +374,15 @@ for name, about in (
     command(name, "study", about)(partial(_stage, name=name))
 
 
-@command("predict", "study", "apply a trained probe to photographs")
+@command("predict", "predict", "apply a trained probe to photographs")
 def _predict(predict: argparse.ArgumentParser) -> None:
     plugins(predict)
-    predict.add_argument("probe", type=local, metavar="PROBE", help="a .safetensors file in probes/")
+    predict.add_argument(
+        "probe", type=local, metavar="PROBE|OUT", help="a .safetensors file, or the output folder of a run"
+    )
     predict.add_argument("images", type=photographs, metavar="IMAGES", help="photographs, or one image")
+    predict.add_argument("--backbone", metavar="NAME", help="backbone of OUT; default: the only one but controls")
+    predict.add_argument("--task", help="task of OUT: transformation (default), kind, class or multitask")
     predict.add_argument("--checkpoint", type=local, help="weights of the backbone")
     predict.add_argument("--download", action="store_true", help="fetch weights that the probe names from a hub")
     predict.add_argument("--out", type=local, metavar="FILE", help="write all predictions to a .csv or .parquet file")

@@ -1,4 +1,4 @@
-"""Commands `run`, `stage`, `report`, `predict`, `compare`."""
+"""Commands `run`, `stage`, `report`, `compare`."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from substyle.engine import observability
 from substyle.engine.base_config import SHARED, changed
 from substyle.engine.commands.embed import backbone_choices
 from substyle.engine.commands.metrics import exported
-from substyle.engine.commands.options import changes, of_source, out_of
+from substyle.engine.commands.options import changes, out_of
 from substyle.engine.config import Study
 from substyle.engine.report.data import labelled
 from substyle.engine.report.tables import headline_table
@@ -38,13 +38,11 @@ from substyle.engine.study.compare import compare_results, outcomes_of
 from substyle.engine.study.file import load_study, naming_file, shipped_studies, study_of
 from substyle.engine.study.outputs import RESULTS, require_current
 from substyle.engine.study.plan import require_stated, require_study, store_of
-from substyle.engine.study.predict import PREDICTIONS, write_predictions
-from substyle.engine.study.predict import predict as predict_all
 from substyle.engine.study.quick import quick
 from substyle.engine.study.runner import report_study, run_study
 from substyle.errors import ConfigError, MissingError
 from substyle.pipelines import packaged_photographs
-from substyle.pipelines.sources import SourceConfig, open_source
+from substyle.pipelines.sources import open_source
 from substyle.pipelines.storage import Place
 
 # options for photographs, and the equivalent fields of study files
@@ -327,27 +325,6 @@ def _require_settings(store: EmbeddingStore, study: Study) -> None:
             raise PhotographsError(
                 f"{store.path}: {name} is {old} in the store and {new} in the study; use the study's own store", name
             )
-
-
-def predict(options: argparse.Namespace) -> dict[str, Any]:
-    """`substyle predict PROBE IMAGES`."""
-    if options.out is not None and options.out.suffix not in PREDICTIONS:
-        raise ConfigError("--out", str(options.out), f"a file name that ends in {' or '.join(PREDICTIONS)}")
-    source = SourceConfig(**of_source(changes(options, "source.")))
-    answer = predict_all(
-        options.probe, options.images, source=source, checkpoint=options.checkpoint,
-        download=options.download, top=options.top, quiet=options.quiet,
-    )  # fmt: skip
-    if options.out is not None:
-        write_predictions(answer, options.out)
-        print(f"{options.out}: predictions of {len(answer['predictions'])} photographs")
-    for row in answer["predictions"] if options.out is None else ():
-        for output, labels in row["outputs"].items():
-            ranked = "  ".join(f"{label['label']} {label['probability']:.3f}" for label in labels)
-            print(f"{row['key']}  {output}: {ranked}")
-    for row in answer["quarantined"]:
-        print(f"quarantined {row['key']}: {row['reason']}")
-    return answer if answer["predictions"] else answer | {"ok": False}
 
 
 def compare(options: argparse.Namespace) -> dict[str, Any]:

@@ -1,5 +1,5 @@
 """Studies: stages, their results and outputs.
 
-Other packages import `api`, `compare`, `explore`, `export`, `file`, `hub`, `outputs`, `plan`, `predict`, `quick`,
-`report`, `runner`.
+Other packages import `api`, `compare`, `diff`, `explore`, `export`, `file`, `hub`, `outputs`, `plan`, `predict`,
+`quick`, `report`, `runner`.
 """

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,20 +17,24 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from substyle.engine.backbones import registry
-from substyle.engine.backbones.lazy import sketched
+from substyle.engine.backbones.lazy import LazyBackbone, sketch, sketched
 from substyle.engine.backbones.runtimes.base import TorchModule
 from substyle.engine.backbones.runtimes.openvino import FixedBatch, OpenVINOGraph
-from substyle.engine.backbones.spec import Backbone, Embed
+from substyle.engine.backbones.runtimes.openvino_builder import OpenVINOBuilder
+from substyle.engine.backbones.spec import Embed
 from substyle.engine.backbones.weights import WeightsError, cached_only
 from substyle.engine.config import EmbedConfig, Settings
-from substyle.engine.embedding.prepare import PixelPipeline
+from substyle.engine.devices import missing
+from substyle.engine.embedding.prepare import PackagedSamples, PixelPipeline
 from substyle.engine.observability import stage
 from substyle.engine.probes.checkpoint import Probe
-from substyle.engine.stages.stamp import require_own_file
-from substyle.engine.store.layout import network_changes, network_facts
-from substyle.errors import ConfigError, SubstyleError
+from substyle.engine.stages.probes import STAGE as PROBES
+from substyle.engine.stages.stamp import note_of, require_own_file
+from substyle.engine.store.layout import DifferentError, network_changes, network_facts
+from substyle.errors import ConfigError, MissingError, SubstyleError
 from substyle.files import replacing
 from substyle.pipelines.image_header import CROP_PCT
+from substyle.pipelines.packaged_photographs import fixed_canvases
 from substyle.pipelines.sources import ImageRecord, SourceConfig, describe, kind_of_name, open_source
 
 
@@ -63,7 +69,7 @@ def predict(
     require_own_file(probe_path)
     probe = Probe.load(probe_path)
     facts = probe.metadata
-    config = EmbedConfig(device="cpu")
+    config = EmbedConfig(device="cpu").here()
     canvas, seed = int(facts.get("canvas", 224)), int(facts.get("seed", 0))
     orientation, crop_pct = facts.get("orientation", "ignore"), facts.get("crop_pct", CROP_PCT)
     settings = Settings(seed, canvas, ("identity",), orientation, crop_pct=crop_pct)
@@ -71,16 +77,15 @@ def predict(
     if not isinstance(facts.get("network"), dict):
         raise SubstyleError(f"{probe_path}: does not record its network, as of an older version; train it again")
     context = registry.LoadContext(canvas, config.graph_images, seed, checkpoint).of_a_file
-    backbone = _backbone(str(facts["backbone"]), context, download)
-    now = sketched(backbone, canvas, config.graph_images).describe()
-    if changed := network_changes(facts["network"], network_facts(now), "in training"):
-        raise SubstyleError(f"{probe_path}: {facts['backbone']} has changed: {'; '.join(changed)}")
-    embed: Embed
-    if backbone.module is not None:
-        embed = TorchModule(backbone.module)
-    else:
-        graph = OpenVINOGraph(backbone.graph or b"", precision="fp32", threads=config.cores)
-        embed = FixedBatch(graph, config.graph_images)
+    try:
+        with nullcontext() if download else cached_only():
+            embed = _network(registry.lazy(str(facts["backbone"]), context), pipeline, facts["network"])
+    except WeightsError as error:
+        if download or checkpoint is not None:
+            raise
+        raise WeightsError(f"{error} (predict downloads only with --download)") from error
+    except DifferentError as error:
+        raise SubstyleError(f"{probe_path}: {facts['backbone']} has changed: {error}") from None
 
     predictions: list[dict[str, Any]] = []
     quarantined: list[dict[str, str]] = []
@@ -112,19 +117,106 @@ def predict(
         "probe": str(probe_path),
         "task": facts["task"],
         "backbone": facts["backbone"],
+        "calibration": probe.calibration,
         "predictions": predictions,
         "quarantined": quarantined,
+        "summary": _summary(list(probe.labels), predictions, len(quarantined)),
     }
 
 
-def _backbone(name: str, context: registry.LoadContext, download: bool) -> Backbone:
-    try:
-        with nullcontext() if download else cached_only():
-            return registry.load(name, context)
-    except WeightsError as error:
-        if download or context.checkpoint is not None:
-            raise
-        raise WeightsError(f"{error} (predict downloads only with --download)") from error
+def _network(source: LazyBackbone, pipeline: PixelPipeline, trained: Mapping[str, Any]) -> Embed:
+    """The network in float32, as it was in training.
+
+    Its compiled graph, which is cached, if its embeddings of fixed pictures are those of training: torch takes longer,
+    and imports more. Else, and where only loading shows what a name means, the network itself decides.
+
+    Raises:
+        DifferentError: it has changed.
+    """
+    config, canvas = pipeline.config, pipeline.settings.canvas
+    known = source.identity is not None and source.compiled and bool(source.is_graph or source.spec.graph)
+    if known and not missing("openvino", chosen=True):
+        builder = OpenVINOBuilder(
+            *(source, PackagedSamples(pipeline)), batch=config.graph_images, canvas=canvas, threads=config.cores
+        )
+        compiled = builder.graph_reference()
+        now = replace(source.spec, graph="", sketch=sketch(compiled(fixed_canvases(canvas))))
+        if not network_changes(trained, network_facts(now.describe()), "in training"):
+            return compiled
+    backbone = source.backbone
+    now = sketched(backbone, canvas, config.graph_images)
+    if changed := network_changes(trained, network_facts(now.describe()), "in training"):
+        raise DifferentError("; ".join(changed))
+    if backbone.module is not None:
+        return TorchModule(backbone.module)
+    graph = OpenVINOGraph(backbone.graph or b"", precision="fp32", threads=config.cores)
+    return FixedBatch(graph, config.graph_images)
+
+
+_SHOWN = 5  # labels of a summary
+
+
+def _summary(names: Sequence[str], predictions: Sequence[Mapping[str, Any]], quarantined: int) -> dict[str, Any]:
+    """Numbers of photographs, and by output the most frequent first labels and their median probability."""
+    outputs = {}
+    for name in names if predictions else ():
+        first = [row["outputs"][name][0] for row in predictions]
+        counts = Counter(each["label"] for each in first).most_common(_SHOWN)
+        outputs[name] = {
+            "labels": [{"label": label, "photographs": n, "share": n / len(first)} for label, n in counts],
+            "median_probability": float(np.median([each["probability"] for each in first])),
+        }
+    return {"photographs": len(predictions), "quarantined": quarantined, "outputs": outputs}
+
+
+def summary_lines(answer: Mapping[str, Any]) -> Iterator[str]:
+    """The summary of an answer of `predict`, and how well the probe is calibrated."""
+    summary = answer["summary"]
+    yield f"{summary['photographs']:,} photographs predicted, {summary['quarantined']:,} quarantined"
+    for name, found in summary["outputs"].items():
+        shares = ", ".join(f"{each['label']} {each['share']:.1%}" for each in found["labels"])
+        yield f"{name}: {shares}; median probability of the first label {found['median_probability']:.3f}"
+    for name, entry in answer["calibration"].items():
+        if entry is None:
+            yield f"{name}: not calibrated, the probe is of an earlier version"
+        elif entry.get("ece") is None or entry.get("ece_before") is None:
+            yield f"{name}: calibrated"
+        else:
+            errors = f"{entry['ece']:.1%}, {entry['ece_before']:.1%} before"
+            yield f"{name}: calibrated: expected calibration error {errors}"
+
+
+def probe_of(out: Path, backbone: str | None = None, task: str | None = None) -> Path:
+    """The probe of a backbone in the output folder of a run: linear, or an MLP where there is no linear one.
+
+    Args:
+        backbone: its name; default: the only one that is not a control.
+        task: default: transformation.
+
+    Raises:
+        ConfigError: there is none of that backbone or task; the message names those that there are.
+        MissingError: there are several backbones, and none is given.
+        SubstyleError: there are no probes.
+    """
+    saved: dict[str, dict[str, Path]] = {}
+    for folder in sorted((out / PROBES.name).glob("*/")):
+        note = note_of(folder)
+        files = sorted(name for name in note.files if name.endswith(".safetensors")) if note else []
+        if files:
+            tasks = saved.setdefault(Probe.load(folder / files[0]).metadata["backbone"], {})
+            for name in files:  # linear before mlp
+                tasks.setdefault(name.rpartition("-")[0], folder / name)
+    if not saved:
+        raise SubstyleError(f"{out}: a folder without results of probes; give the output folder of a run, or a probe")
+    networks = [name for name in saved if not name.startswith("control:")] or list(saved)
+    if backbone is None and len(networks) > 1:
+        raise MissingError("--backbone", f"{out} has probes of {', '.join(saved)}")
+    name, task = backbone or networks[0], task or "transformation"
+    if name not in saved:
+        raise ConfigError("--backbone", name, f"one with probes in {out}: {', '.join(saved)}")
+    if task not in saved[name]:
+        raise ConfigError("--task", task, f"one with a probe of {name} in {out}: {', '.join(saved[name])}")
+    return saved[name][task]
 
 
 PREDICTIONS = (".csv", ".parquet")

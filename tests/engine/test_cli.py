@@ -5,6 +5,7 @@ import json
 import shutil
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -13,15 +14,18 @@ import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet as pq
 import pytest
+import torch
 from tests.conftest import jpeg, photograph, setting, the_json
 
+from substyle.engine.backbones.runtimes.base import TorchModule
+from substyle.engine.backbones.runtimes.openvino_builder import OpenVINOBuilder
 from substyle.engine.cli import main
 from substyle.engine.commands import study as pipeline
 from substyle.engine.config import Study
 from substyle.engine.probes.config import ProbeConfig
 from substyle.engine.store.store import EmbeddingStore
 from substyle.engine.store.table import load_table
-from substyle.engine.study import outputs
+from substyle.engine.study import outputs, predict
 
 STUDY = """
 name = "small"
@@ -201,6 +205,67 @@ def test_predict(finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert "quarantined bad.jpg" in capsys.readouterr().out
     assert main(["predict", str(probe.parent), str(images), "--quiet"]) == 1
     assert "a folder" in capsys.readouterr().err
+
+
+def test_predict_by_name(finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The same as with the file of the probe; errors name what there is. A summary ends the output."""
+    images = tmp_path / "images"
+    images.mkdir()
+    for i in (60, 61, 62):
+        (images / f"{i}.jpg").write_bytes(jpeg(photograph(i)))
+    (images / "bad.jpg").write_text("no")
+    (file,) = (finished / "probes").glob("control_pixels-*/class-linear.safetensors")
+    given = ["--backbone", "control:pixels", "--task", "class"]
+    answers = []
+    for probe in ([str(file)], [str(finished), *given]):
+        assert main(["predict", *probe, str(images), "--json", "--quiet"]) == 0
+        answers.append(the_json(capsys))
+    assert answers[0] == answers[1]
+    summary = answers[0]["summary"]
+    assert (summary["photographs"], summary["quarantined"]) == (3, 1)
+    labels = [row["outputs"]["class"][0]["label"] for row in answers[0]["predictions"]]
+    assert {each["label"]: each["photographs"] for each in summary["outputs"]["class"]["labels"]} == Counter(labels)
+    first = [row["outputs"]["class"][0]["probability"] for row in answers[0]["predictions"]]
+    assert summary["outputs"]["class"]["median_probability"] == sorted(first)[1]
+    assert main(["predict", str(finished), *given[:2], str(images), "--quiet"]) == 0
+    shown = capsys.readouterr().out.strip().splitlines()[-3:]
+    assert shown[0] == "3 photographs predicted, 1 quarantined"
+    assert shown[1].startswith("transformation: ")
+    assert "median probability" in shown[1]
+    assert "transformation: calibrated: expected calibration error" in shown[2]
+    for probe, named in (
+        ([str(finished)], "control:pixels, control:random:test_efficientnet"),
+        ([str(finished), "--backbone", "nothing"], "control:pixels, control:random:test_efficientnet"),
+        ([str(finished), *given[:2], "--task", "nothing"], "class, kind, transformation"),
+        ([str(file), *given[:2]], "--backbone"),
+    ):
+        assert main(["predict", *probe, str(images), "--quiet"]) == 2
+        assert named in capsys.readouterr().err
+
+
+def test_predict_compiles_only_the_network_of_the_training(
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its compiled graph agrees with torch, and one that differs from the training is not used."""
+    (probe,) = (finished / "probes").glob("control_random_*/transformation-linear.safetensors")
+    image = tmp_path / "60.jpg"
+    image.write_bytes(jpeg(photograph(60)))
+    loaded: list[str] = []
+
+    def eager(module: torch.nn.Module) -> TorchModule:
+        loaded.append(type(module).__name__)
+        return TorchModule(module)
+
+    def probabilities() -> dict[str, float]:
+        (row,) = predict.predict(probe, image, top=100, quiet=True)["predictions"]
+        return {each["label"]: each["probability"] for each in row["outputs"]["transformation"]}
+
+    monkeypatch.setattr(predict, "TorchModule", eager)
+    compiled = probabilities()
+    assert loaded == []
+    monkeypatch.setattr(OpenVINOBuilder, "graph_reference", lambda self: lambda canvas: np.ones((len(canvas), 8)))
+    assert probabilities() == pytest.approx(compiled, abs=1e-3)
+    assert len(loaded) == 1
 
 
 def test_embed_remembers_its_source(finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
