@@ -14,7 +14,7 @@ from substyle.engine.config import BackboneChoice, labels_of
 from substyle.engine.report.page import write_tables
 from substyle.engine.stages.results import read_results, validate_results
 from substyle.engine.study import outputs
-from substyle.engine.study.compare import outcomes_of
+from substyle.engine.study.compare import outcomes_of, require_comparable
 from substyle.engine.study.diff import Condition, chosen
 from substyle.engine.study.diff import diff as compared
 from substyle.engine.study.file import study_of
@@ -40,6 +40,7 @@ def diff(options: argparse.Namespace) -> dict[str, Any]:
     found = {path: read_results(path / RESULTS) for path in runs}
     for path, results in found.items():
         require_current(path, results)
+    require_comparable([(str(path), results) for path, results in found.items()])
     documents = {path: validate_results(results) for path, results in found.items()}
     pair = []
     for path, name in chosen(documents, names):

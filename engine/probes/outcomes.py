@@ -285,9 +285,10 @@ class Change:
         transformation: its name.
         before, after: accuracies on the photographs that both have.
         low, high: 95 % interval of ``after - before``, over photographs, and over trainings if probes were resampled.
-        low_all, high_all: the same, so that all intervals of a score cover together (Bonferroni).
-        p, p_holm: two-sided, and after Holm's correction over the transformations of a score.
+        low_all, high_all: the same, so that the intervals of all changes cover together (Bonferroni).
+        p, p_holm: two-sided, and after Holm's correction over all changes.
         units: number of photographs, or of groups of these.
+        converged: whether both probes have converged.
     """
 
     score: str
@@ -301,6 +302,7 @@ class Change:
     p: float | None
     p_holm: float | None
     units: float
+    converged: bool
 
     @property
     def value(self) -> float:
@@ -314,41 +316,46 @@ def changes(before: ProbeOutcome, after: ProbeOutcome) -> list[Change]:
     for name in after.scores:
         if name in before.scores and (task := name.partition("/")[0]) in ("transformation", "class"):
             firsts.setdefault(task, name)
-    made: list[Change] = []
-    for found in _compared(after, before, [(name, name) for name in firsts.values()]):
-        count, own_changes = len(found.together.transformations), []
-        known = np.isfinite(found.own.value_T)
-        for t in np.flatnonzero(known).tolist():
-            weight_T = uniform_over([t], count)
-            own = found.own.mean(weight_T)
-            training = None if found.training_ST is None else found.training_ST[:, known]
-            p, ends = None, [own.ci95] if own.ci95 else []
-            at_once = ends
-            if (t_of := _students(own, training, weight_T[known])[0]) is not None:
-                p, half = t_of.p(own.value), t_of.half_width(95.0)
-                wider = t_of.half_width(100 - 5 / int(known.sum()))
-                ends = [*ends, [own.value - half, own.value + half]]
-                at_once = [*ends, [own.value - wider, own.value + wider]]
-            low, high = (min(e[0] for e in ends), max(e[1] for e in ends)) if ends else (-1.0, 1.0)
-            low_all, high_all = (min(e[0] for e in at_once), max(e[1] for e in at_once)) if ends else (-1.0, 1.0)
-            own_changes.append(
-                Change(
-                    score=found.name,
-                    transformation=found.together.transformations[t],
-                    before=float(np.nanmean(found.b_TN[t])),
-                    after=float(np.nanmean(found.a_TN[t])),
-                    low=max(low, -1.0),
-                    high=min(high, 1.0),
-                    low_all=max(low_all, -1.0),
-                    high_all=min(high_all, 1.0),
-                    p=p,
-                    p_holm=None,
-                    units=own.units,
-                )
-            )
-        adjusted = holm([change.p for change in own_changes])
-        made += [replace(change, p_holm=p) for change, p in zip(own_changes, adjusted, strict=True)]
-    return made
+    found = list(_compared(after, before, [(name, name) for name in firsts.values()]))
+    count = sum(int(np.isfinite(each.own.value_T).sum()) for each in found)
+    made = []
+    for each in found:
+        converged = all(_converged(outcome, each.name) for outcome in (before, after))
+        made += [_change(each, t, count, converged) for t in np.flatnonzero(np.isfinite(each.own.value_T)).tolist()]
+    adjusted = holm([change.p for change in made])
+    return [replace(change, p_holm=p) for change, p in zip(made, adjusted, strict=True)]
+
+
+def _converged(outcome: ProbeOutcome, score: str) -> bool:
+    task, head = score.split("/")
+    return ((outcome.results.get(task) or {}).get(head) or {}).get("converged") is not False
+
+
+def _change(found: _Compared, t: int, count: int, converged: bool) -> Change:
+    """The change in transformation t; its second interval is one of ``count`` that cover together."""
+    known = np.isfinite(found.own.value_T)
+    weight_T = uniform_over([t], len(known))
+    own = found.own.mean(weight_T)
+    training = None if found.training_ST is None else found.training_ST[:, known]
+    t_of, _ = _students(own, training, weight_T[known])
+    # the wider of the bootstrap's interval and Student's, which knows trainings
+    drawn = [abs(end - own.value) for end in own.ci95 or (-1.0, 1.0)]
+    half, wider = (0.0, 0.0) if t_of is None else (t_of.half_width(95.0), t_of.half_width(100 - 5 / count))
+    (below, above), (far_below, far_above) = ([max(end, width) for end in drawn] for width in (half, wider))
+    return Change(
+        score=found.name,
+        transformation=found.together.transformations[t],
+        before=float(np.nanmean(found.b_TN[t])),
+        after=float(np.nanmean(found.a_TN[t])),
+        low=max(own.value - below, -1.0),
+        high=min(own.value + above, 1.0),
+        low_all=max(own.value - far_below, -1.0),
+        high_all=min(own.value + far_above, 1.0),
+        p=None if t_of is None else t_of.p(own.value),
+        p_holm=None,
+        units=own.units,
+        converged=converged,
+    )
 
 
 def _training(

@@ -52,7 +52,7 @@ def run(
     A mapping names backbones: ``{"mine": (model, preprocess), "before": "timm:resnet18"}``. A model is a torch module
     with a function that turns a PIL image into its input: a transform of torchvision, timm or open_clip, or an image
     processor of transformers. Modules of timm need none. Canvases go through this function, so variants are resized
-    and cropped as the model's pictures are. Models are told apart by their weights and by what they do.
+    and cropped as the model's pictures are. A store identifies a model by its weights and its outputs for fixed images.
 
     Args:
         images: as in `embed`.
@@ -130,8 +130,11 @@ def probe(
     else:
         roles = ["train"] * len(x)
     order = [names.index("identity"), *(t for t, name in enumerate(names) if name != "identity")]
-    classes = sorted({str(label) for label in labels or () if label is not None})
-    numbers = [UNLABELLED if label is None else classes.index(str(label)) for label in labels or [None] * x.shape[1]]
+    classes = sorted({str(label) for label in (() if labels is None else labels) if label is not None})
+    numbers = [
+        UNLABELLED if label is None else classes.index(str(label))
+        for label in ([None] * x.shape[1] if labels is None else labels)
+    ]
     keys = [f"{n:09}" for n in range(x.shape[1])]
     table = EmbeddingTable(
         "embeddings",
@@ -142,7 +145,7 @@ def probe(
         tuple(keys),
         np.array(numbers, np.int64),
         tuple(classes),
-        assign(keys, numbers, splits or [None] * len(keys), seed=config.seed),
+        assign(keys, numbers, [None] * len(keys) if splits is None else list(splits), seed=config.seed),
         np.ones(x.shape[:2], np.bool_),
     )
     return run_probes(table, config, out_dir=None, quiet=quiet).results

@@ -145,6 +145,19 @@ def _same_task(first: dict[str, Any], other: dict[str, Any]) -> bool:
     return suites[0] == suites[1] and first.get("classes") == other.get("classes")
 
 
+def require_comparable(runs: Runs) -> None:
+    """Raise ConfigError, naming what differs, unless runs have the same photographs, variants and classes."""
+    (name, first), *others = runs
+    for other, results in others:
+        different = [what for what in ("photographs", *PIXELS) if _setup(results, what) != _setup(first, what)]
+        if _setup(first, "photographs") == _UNKNOWN:
+            different.insert(0, "photographs, which are not recorded")
+        if not _same_task(first, results):
+            different.append("transformations or classes")
+        if different:
+            raise ConfigError("runs", f"{name} and {other}, which differ in {', '.join(different)}", "comparable runs")
+
+
 def _differences(runs: Sequence[dict[str, Any]]) -> list[Difference]:
     found = []
     for what in _SETUP:

@@ -52,12 +52,14 @@ class Condition:
     def met(self, found: Sequence[Change]) -> list[Change]:
         """The changes that meet it by their whole interval; of ``any``, by the interval that holds for all at once.
 
-        Raises ConfigError if nothing was measured that it names.
+        Raises ConfigError if nothing was measured that it names, or a probe has not converged.
         """
         own = [c for c in found if c.score.startswith(f"{self.task}/") and self.name in (_ANY, c.transformation)]
         if not own:
             names = ", ".join(c.transformation for c in found if c.score.startswith(f"{self.task}/")) or "none"
             raise ConfigError("--fail-if", self.text, f"a measured transformation: {names}")
+        if late := [change for change in own if not change.converged]:
+            raise ConfigError("--fail-if", self.text, f"probes that have converged; {late[0].score} has not")
         return [change for change in own if self._holds(change)]
 
     def _holds(self, change: Change) -> bool:
@@ -81,8 +83,8 @@ class Diff:
 
     @property
     def clear(self) -> list[Change]:
-        """Changes with p < 0.05 after Holm's correction."""
-        return [change for change in self.changes if change.p_holm is not None and change.p_holm < 0.05]
+        """Changes of converged probes with p < 0.05 after Holm's correction."""
+        return [c for c in self.changes if c.converged and c.p_holm is not None and c.p_holm < 0.05]
 
     def headline(self) -> str:
         """The largest clear change of class, else of reading; without any, how large one may be."""
@@ -118,18 +120,24 @@ class Diff:
         )
         return Table("diff", f"{after} minus {before}, by transformation", columns, rows)
 
-    def text(self, most: int = 12) -> str:
-        """The headline, and the largest changes as a table for a terminal; clear ones have a star."""
-        lines = [["", "transformation", *self.names, "points", "95% interval", ""]]
-        for change in self.changes[:most]:
-            accuracies = [f"{100 * value:.1f}" for value in (change.before, change.after)]
-            ends = f"{100 * change.low:+.1f} to {100 * change.high:+.1f}"
-            mark = "*" if change in self.clear else ""
-            what = _WHAT[change.score.partition("/")[0]]
-            lines.append([what, change.transformation, *accuracies, f"{100 * change.value:+.1f}", ends, mark])
-        left = f"{len(self.changes) - most} smaller changes are in the table" if len(self.changes) > most else ""
-        note = "* p < 0.05 after Holm's correction over the transformations of a score"
-        return "\n".join([self.headline(), "", text_table(lines, left=2), *filter(None, [left, note]), *self.failed])
+    def text(self, most: int = 8) -> str:
+        """The headline, and the largest changes of each score for a terminal; clear ones have a star."""
+        lines, left_out = [["", "transformation", *self.names, "points", "95% interval", ""]], 0
+        for score in dict.fromkeys(change.score for change in self.changes):
+            own = [change for change in self.changes if change.score == score]
+            lines += map(self._line, own[:most])
+            left_out += len(own[most:])
+        notes = [f"{left_out} smaller changes are in the table"] * bool(left_out)
+        notes.append(f"* p < 0.05 after Holm's correction over all {len(self.changes)} changes")
+        notes += ["† a probe has not converged"] * any(not change.converged for change in self.changes)
+        return "\n".join([self.headline(), "", text_table(lines, left=2), *notes, *self.failed])
+
+    def _line(self, change: Change) -> list[str]:
+        accuracies = [f"{100 * value:.1f}" for value in (change.before, change.after)]
+        ends = f"{100 * change.low:+.1f} to {100 * change.high:+.1f}"
+        mark = "*" if change in self.clear else "" if change.converged else "†"
+        what = _WHAT[change.score.partition("/")[0]]
+        return [what, change.transformation, *accuracies, f"{100 * change.value:+.1f}", ends, mark]
 
     def describe(self) -> dict[str, Any]:
         """Plain JSON."""

@@ -21,7 +21,7 @@ from substyle.engine.backbones.lazy import LazyBackbone, sketch, sketched
 from substyle.engine.backbones.runtimes.base import TorchModule
 from substyle.engine.backbones.runtimes.openvino import FixedBatch, OpenVINOGraph
 from substyle.engine.backbones.runtimes.openvino_builder import OpenVINOBuilder
-from substyle.engine.backbones.spec import Embed
+from substyle.engine.backbones.spec import Embed, own_name
 from substyle.engine.backbones.weights import WeightsError, cached_only
 from substyle.engine.config import EmbedConfig, Settings
 from substyle.engine.devices import missing
@@ -212,6 +212,7 @@ def probe_of(out: Path, backbone: str | None = None, task: str | None = None) ->
     if backbone is None and len(networks) > 1:
         raise MissingError("--backbone", f"{out} has probes of {', '.join(saved)}")
     name, task = backbone or networks[0], task or "transformation"
+    name = next((each for each in saved if own_name(each) == name), name)
     if name not in saved:
         raise ConfigError("--backbone", name, f"one with probes in {out}: {', '.join(saved)}")
     if task not in saved[name]:

@@ -42,7 +42,7 @@ def given(models: Mapping[str, Model | str]) -> Iterator[list[tuple[str, str]]]:
         if not isinstance(module, nn.Module):
             raise ConfigError(f"backbone {own}", type(model).__name__, _ALLOWED)
         names.append((own, f"{PREFIX}:{own}"))
-        _GIVEN[own] = model
+    _GIVEN.update({own: model for own, model in models.items() if not isinstance(model, str)})
     try:
         yield names
     finally:
@@ -114,6 +114,8 @@ def _load(name: str, rest: str, context: LoadContext) -> Backbone:
             architecture = network.pretrained_cfg.get("architecture") or type(network).__name__
             weights = "given in Python"
             return timm.wrap(name, architecture, network, canvas=context.canvas, weights=weights, readout=readout)
+        if readout != WHOLE:
+            raise ConfigError(f"backbone {name}", rest, "no options of a model with its own preprocessing")
         return _with_its_own(name, type(module).__name__, network, preprocess, context.canvas)
     except (AttributeError, IndexError, KeyError, TypeError, ValueError, RuntimeError) as error:
         raise ConfigError(f"backbone {own}", f"{type(error).__name__}: {error}", _ALLOWED) from error
@@ -127,8 +129,6 @@ def _with_its_own(
     canvas: int,
 ) -> Backbone:
     """A backbone with its own preprocessing, which runs on the CPU and is not compiled."""
-    if split(name, name.partition(":")[2])[1] != WHOLE:
-        raise ConfigError(f"backbone {name}", "options", "no options of a model with its own preprocessing")
     hashed, blank_BSSC = tensors_hash(network.state_dict()), torch.zeros(1, canvas, canvas, 3, dtype=torch.uint8)
     side = int(OwnPreprocessing(network, preprocess).pixels(blank_BSSC).shape[-1])
     if type(network).__module__.startswith("transformers."):

@@ -191,6 +191,7 @@ def test_probes_of_arrays() -> None:
     labels = [["a", "b", "c"][label] for label in label_N]
     made = substyle.probe(x_TND, names, labels, config=config)
     assert made["class"]["linear"]["original"]["value"] == pytest.approx(1.0)
+    assert made == substyle.probe(x_TND, names, np.array(labels), config=config)
     order = [1, 0, 2, 3]  # identity comes first, wherever it was
     assert made == substyle.probe(x_TND[order], [names[t] for t in order], labels, config=config)
     kinds = ["none", "x", "y", "y"]
