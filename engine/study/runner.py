@@ -33,6 +33,7 @@ from substyle.engine.study import outputs
 from substyle.engine.study.document import assemble
 from substyle.engine.study.outputs import RESULTS, STORE
 from substyle.engine.study.plan import plan_of, require_elsewhere, stated_limit, store_of
+from substyle.engine.study.provisional import ProvisionalReports
 from substyle.engine.study.quick import costly
 from substyle.engine.study.report import all_tables, write_report
 from substyle.engine.study.schedule import EMBED, REPORT, Schedule
@@ -109,12 +110,15 @@ def _run(
         tables, embedding = {table.backbone: table for table in opened}, Embedding(plan, study.backbones, quiet=quiet)
         checkpoints = {name: choice.checkpoint for choice in study.backbones for name in choice.names}
         run = Run(store, out, tables, study, {}, embedding, plan.source, checkpoints, quiet=quiet)
+        reports = ProvisionalReports(run, study)
+        reports.begin()
         for stage in registry.stages():
             with observability.span("run", stage.name, len(run.tables)), schedule.during(stage.name):
                 run.results[stage.name] = found = computed(stage, run)
                 embed_added(run, stage, found)
                 if stage.name in run.recomputed or not found:
                     schedule.keep(others=bool(found))  # this study may have nothing to compute
+            reports.after(stage)
         run.embedding = None  # frees compiled backbones
         own = labels_of(study.backbones)
         results = assemble(run, study.name, note=study.note, threads=study.embed.cores, labels=own, limit=study.limit)
