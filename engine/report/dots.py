@@ -34,7 +34,8 @@ def dot_plots(results: ResultsDocument) -> Plots | None:
     names = list(results.ordered())
     tasks = (titles | {"class": "Which class?"}).items()
     panels = tuple(panel for task, title in tasks if (panel := dot_panel(results, task, names, title)))
-    return Plots("overview", panels, (2.4, rows_height(names)), shared=True) if panels else None
+    size = (2.4, rows_height(names))
+    return Plots("overview", panels, size, shared=True, tables=("overview",)) if panels else None
 
 
 def dot_panel(results: ResultsDocument, task: str, names: Iterable[str], title: str = "") -> Panel | None:

@@ -1,4 +1,4 @@
-"""Plots, drawn once by matplotlib: as SVG of each on the page, and all of a block as PDF and PNG for papers."""
+"""Plots, drawn once by matplotlib: as SVG of each on the page, and all of a block as PDF, PNG and SVG for papers."""
 
 from __future__ import annotations
 
@@ -250,13 +250,16 @@ _MARGIN_IN = 0.1
 
 
 def _save(figure: Any, stem: Path) -> list[Path]:  # noqa: ANN401 (matplotlib ships no types)
-    """Save a figure as PDF and PNG, cut to what is drawn."""
+    """Save a figure as PDF, PNG and SVG, cut to what is drawn."""
+    import matplotlib
+
     cut = figure.get_tightbbox().padded(_MARGIN_IN)
     dpi = min(_DPI, _LONGEST_PX / max(cut.size))
     paths = []
     # no date, so that equal results give equal files
-    for ending, metadata in (("pdf", {"CreationDate": None}), ("png", {"Software": None})):
+    none = {"pdf": {"CreationDate": None}, "png": {"Software": None}, "svg": {"Date": None, "Creator": None}}
+    for ending, metadata in none.items():
         paths.append(stem.with_name(f"{stem.name}.{ending}"))
-        with replacing(paths[-1]) as file:
+        with replacing(paths[-1]) as file, matplotlib.rc_context({"svg.hashsalt": stem.name}):
             figure.savefig(file, format=ending, dpi=dpi, bbox_inches=cut, metadata=metadata)
     return paths

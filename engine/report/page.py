@@ -243,7 +243,7 @@ def write_report(
     gallery: Path | None = None,
     pictures: Path | None = None,
 ) -> ReportFiles:
-    """Write ``report.html``, ``tables/*.{csv,tex}`` and ``figures/*.{pdf,png}``.
+    """Write ``report.html``, ``tables/*.{csv,tex}`` and ``figures/*.{pdf,png,svg}``.
 
     The page is self-contained and has no scripts.
 

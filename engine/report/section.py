@@ -79,6 +79,7 @@ class Plots:
         size: width and height of the axes of each, in inches.
         across: the most in a row of the file.
         shared: whether vertical axes are equal, and labelled once in each row of the file.
+        tables: those with its numbers.
     """
 
     kind: ClassVar = "plots"
@@ -87,6 +88,7 @@ class Plots:
     size: tuple[float, float] = (2.4, 1.8)
     across: int = 3
     shared: bool = False
+    tables: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -25,12 +25,13 @@ def overview(results: ResultsDocument) -> Table:
         *(_BACKBONE, _HEAD, Column("dim", "Width", "count"), Column("transformation", "Transformation", interval=True)),
         *(Column("seen", "Seen", interval=True), Column("held_out", "Held out", interval=True)),
         Column("gap", "Gap", "points", interval=True),
+        Column("rotation", "Held out in turn", interval=True),
         Column("original", "Class, original", interval=True),
         Column("transformed", "Class, transformed", interval=True),
     )
     wanted = (
         *(("transformation", "accuracy"), ("kind", "seen"), ("kind", "held_out"), ("kind", "gap")),
-        *(("class", "original"), ("class", "transformed")),
+        *(("kind_rotation", "accuracy"), ("class", "original"), ("class", "transformed")),
     )
     rows = []
     for name, backbone in results.ordered().items():

@@ -22,7 +22,7 @@ from substyle.engine.study.report import all_figures, all_tables
 from substyle.errors import ConfigError, MissingError, SubstyleError
 from substyle.files import UnsafeFileError, inside, is_regular
 
-_ENDINGS = {"tables": ("csv", "tex"), "figures": ("pdf", "png")}
+_ENDINGS = {"tables": ("csv", "tex"), "figures": ("pdf", "png", "svg")}
 
 
 def _plain(text: object) -> str:

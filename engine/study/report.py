@@ -24,7 +24,7 @@ def sections_of(results: ResultsDocument) -> list[Section]:
 def write_report(
     results: ResultsDocument, out_dir: Path, *, gallery: Path | None = None, pictures: Path | None = None
 ) -> ReportFiles:
-    """Write ``report.html``, ``tables/*.{csv,tex}`` and ``figures/*.{pdf,png}``.
+    """Write ``report.html``, ``tables/*.{csv,tex}`` and ``figures/*.{pdf,png,svg}``.
 
     The page is self-contained and has no scripts. Sections without numbers are omitted.
 

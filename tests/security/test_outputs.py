@@ -114,7 +114,7 @@ def test_reports_do_not_write_through_links(tmp_path: Path, outside: Outside) ->
     for folder, names in (
         ("", ("report.html", "report.html.part")),
         ("tables", [f"overview.{end}" for end in ("csv", "tex")]),
-        ("figures", ["overview.pdf", "overview.png"]),
+        ("figures", ["overview.pdf", "overview.png", "overview.svg"]),
     ):
         (tmp_path / "out" / folder).mkdir(exist_ok=True)
         for name in names:

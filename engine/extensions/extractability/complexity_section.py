@@ -61,7 +61,7 @@ def sections(results: ResultsDocument) -> Iterator[Section]:
     below += "selects; the front is of test accuracies, and so favours chance differences when there are many probes."
     blocks: list[Block] = [Text(f"{text}in per cent.")]
     if plots:
-        blocks.append(Plots("complexity", scatter_panels(plots)))
+        blocks.append(Plots("complexity", scatter_panels(plots), tables=("complexity",)))
     blocks += [
         Text(note, note=True),
         Details(f"All probes ({len(table.rows)})", (Data(table, table.caption), Text(below, note=True))),

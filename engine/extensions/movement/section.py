@@ -167,7 +167,7 @@ def plots(found: Mapping[str, Movement]) -> Plots:
         if measure is not None:
             spoken = f"{name}: class accuracy lost against sensitivity, rho {show(measure.spearman, 'number')}"
             panels.append(Panel(name, partial(_draw, measure=measure, found=own), spoken=spoken))
-    return Plots("movement", tuple(panels))
+    return Plots("movement", tuple(panels), tables=("movement_by_transformation",))
 
 
 def _draw(axis: Any, measure: Measure, found: Movement) -> None:  # noqa: ANN401 (matplotlib ships no types)

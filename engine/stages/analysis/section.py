@@ -61,7 +61,9 @@ def _neighbours(results: ResultsDocument) -> Iterator[Section]:
         caption += f"fractions, from a bootstrap over {_resampled(results)}."
         spoken = ", ".join(f"{bar.name} {bar.text}" for bar in bars)
         shown = Panel("What the nearest other variant shares", partial(_draw_bars, bars=bars), caption, spoken)
-        blocks.append(Plots("", (shown,), (3.2, figures.rows_height([bar.name for bar in bars]))))
+        blocks.append(
+            Plots("balance", (shown,), (3.2, figures.rows_height([bar.name for bar in bars])), tables=("neighbours",))
+        )
     note = (
         "R@k: recall of the same photograph, or of the same transformation in another photograph, among the k nearest "
         "other variants. AMI: adjusted mutual information of k-means clusters with transformations or classes, with as "
@@ -97,7 +99,7 @@ def _geometry(results: ResultsDocument) -> Iterator[Section]:
         most = max(sensitivity for _, pairs in moved for sensitivity, _, _ in pairs)
         draw = partial(_draw_moved, most=most)
         panels = tuple(Panel(name, partial(draw, pairs=pairs), spoken=text) for name, pairs in moved)
-        blocks += [Text(text, note=True), Plots("robustness", panels, shared=True)]
+        blocks += [Text(text, note=True), Plots("robustness", panels, shared=True, tables=("geometry", "class"))]
     if len(blocks) > 1:
         yield Section("geometry", "Geometry", "Geometry: how far do transformations move embeddings?", tuple(blocks))
 

@@ -144,7 +144,7 @@ def plots(name: str, found: ByTransformation) -> Plots:
         title = f"{transformation}: {parameter}"
         spoken = f"{title}, predicted against true values, R² {show(score.r2)}"
         panels.append(Panel(title, partial(_draw, score=score), name, spoken))
-    return Plots("parameters", tuple(panels))
+    return Plots("parameters", tuple(panels), tables=("parameters",))
 
 
 def _draw(axis: Any, score: HowMuch) -> None:  # noqa: ANN401 (matplotlib ships no types)

@@ -121,11 +121,8 @@ def _confusions(results: ResultsDocument) -> Section:
     if found:
         text = "Rows are the truth, columns the prediction; opacity is the square root of the fraction, so that rare "
         blocks.append(Text(f"{text}confusions are visible.", note=True))
-    for title, (first, *more) in found.items():
-        blocks += [Heading(title), first]
-        if more:
-            text = f"{title}: {len(more)} more backbone{'s' if len(more) > 1 else ''}"
-            blocks.append(Details(text, tuple(more)))
+    for title, each in found.items():
+        blocks += [Heading(title), each]
     return Section("confusions", "Confusions", "Confusions: what is taken for what?", tuple(blocks))
 
 
@@ -177,7 +174,7 @@ def _severity(results: ResultsDocument) -> Section:
         panels = curves.curve_panels(plots, "severity")
         blocks = [
             Text(text),
-            Plots("severity", panels, across=4, shared=True),
+            Plots("severity", panels, across=4, shared=True, tables=("severities",)),
             Data(curves.halfway(results), curves.halfway(results).caption),
             Text(note, note=True),
             Details(f"All numbers ({len(every.rows)})", (Data(every, every.caption),)),
@@ -193,7 +190,7 @@ def _depth(results: ResultsDocument) -> Section:
         note += "transformations. Held out: the kind of held-out transformations. Hollow points: "
         blocks = [
             Text(f"{text}photographs."),
-            Plots("depth", curves.curve_panels(plots, "layer"), shared=True),
+            Plots("depth", curves.curve_panels(plots, "layer"), shared=True, tables=("overview",)),
             Text(f"{note}the probe has not converged.", note=True),
         ]
     return Section("depth", "Depth", "Depth: what does each layer know?", tuple(blocks))
@@ -256,9 +253,9 @@ _MAKERS = (
 )
 
 
-def matrices(results: ResultsDocument, task: str) -> list[Plots]:
-    """The confusion matrix of a task for each backbone, by the first head that has one."""
-    found = []
+def matrices(results: ResultsDocument, task: str) -> Plots | None:
+    """The confusion matrix of a task for each backbone, by the first head that has one; None without any."""
+    panels, side = [], 0.0
     for name, backbone in results.ordered().items():
         for head in results.heads():
             probe = backbone.probe(task, head)
@@ -271,10 +268,11 @@ def matrices(results: ResultsDocument, task: str) -> list[Plots]:
                 caption = f"Most frequent confusions: {'; '.join(worst)}." if worst else ""
                 # the square root makes confusions of a few per cent visible
                 draw = partial(draw_matrix, names=labels, value_CC=np.sqrt(share_CC))
-                side = len(labels) * (0.28 if len(labels) <= _FEW_CLASSES else 0.16)
-                found.append(Plots("", (Panel(f"{name}, {head_name(head)}", draw, caption),), (side, side)))
+                side = max(side, len(labels) * (0.28 if len(labels) <= _FEW_CLASSES else 0.16))
+                panels.append(Panel(f"{name}, {head_name(head)}", draw, caption))
                 break
-    return found
+    name = f"confusion_{task}"
+    return Plots(name, tuple(panels), (side, side), across=2, tables=(name,)) if panels else None
 
 
 def confusion_shares(confusion: Confusion) -> NDArray[np.float64]:

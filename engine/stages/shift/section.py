@@ -26,7 +26,7 @@ def _shift(results: ResultsDocument) -> Iterator[Section]:
     text += f"the transformations. {shift_summary(results)}"
     blocks: list[Block] = [Text(text), Data(table, table.caption, saved=False), Data(shifts(results), hidden=True)]
     if plots := shift_plots(results):
-        blocks.append(Plots("shift", scatter_panels(plots)))
+        blocks.append(Plots("shift", scatter_panels(plots), tables=("shift",)))
         by = results.drawn((next(iter(results.ordered().values())).sampled or {}).get("resample_by"))
         note = "Loss: class accuracy on original test photographs minus that on the shift, on photographs of classes "
         note += "that the probe knows; others count as wrong in the column Own photographs. Intervals are "

@@ -45,7 +45,7 @@ def sections(results: ResultsDocument) -> Iterator[Section]:
     )
     blocks = (
         Text(similarity_summary(results)),
-        Plots("similarity", panels, (side, side), shared=True),
+        Plots("similarity", panels, (side, side), shared=True, tables=("similarity",)),
         Details(f"All pairs ({len(table.rows)})", (Data(table, table.caption),)),
         Text(note, note=True),
     )

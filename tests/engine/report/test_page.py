@@ -16,7 +16,7 @@ from substyle.engine.stages.results import validate_results
 from substyle.engine.study.report import write_report
 from substyle.errors import SubstyleError
 
-FIGURES = "complexity map map_by_class movement overview parameters robustness shift similarity"
+FIGURES = "balance complexity confusion_kind confusion_transformation map map_by_class movement overview parameters robustness shift similarity"
 EVIL = '<script>alert("x")</script>'
 
 
@@ -54,7 +54,8 @@ def test_the_page_needs_no_network_and_runs_no_script(full: ReportFiles) -> None
     assert not re.search(r"\bhttps?:|//[a-z]|@import|url\(", re.sub(r"base64,[A-Za-z0-9+/=]+", "", text))
     for tag, attributes in page.seen:
         for key in ("src", "href", "xlink:href", "srcset", "action"):
-            assert (attributes.get(key) or "#").startswith(("#", "data:")), (tag, attributes)
+            beside = ("figures/", "tables/") if tag == "a" else ()
+            assert (attributes.get(key) or "#").startswith(("#", "data:", *beside)), (tag, attributes)
         assert not any(key.startswith("on") for key in attributes)
 
 
@@ -127,14 +128,24 @@ def test_the_same_results_give_the_same_files(tmp_path: Path) -> None:
 
 
 def test_figures_for_papers(full: ReportFiles) -> None:
-    expected = {f"{name}.{end}" for name in FIGURES.split() for end in ("pdf", "png")}
+    expected = {f"{name}.{end}" for name in FIGURES.split() for end in ("pdf", "png", "svg")}
     assert {path.name for path in full.figures} == expected
     for path in full.figures:
         if path.suffix == ".png":
             with Image.open(path) as picture:
                 assert np.asarray(picture.convert("L")).std() > 5
         else:
-            assert path.read_bytes().startswith(b"%PDF")
+            assert path.read_bytes().startswith({".pdf": b"%PDF", ".svg": b"<?xml"}[path.suffix])
+
+
+def test_each_plot_links_to_its_files(full: ReportFiles) -> None:
+    links = [tag.get("href") or "" for tag in page_of(full).tags("a")]
+    linked = {full.html.parent / link for link in links if not link.startswith("#")}
+    assert set(full.figures) <= linked
+    assert linked <= {*full.figures, *full.tables}
+    figures = re.findall(r'<div class="plots">.*?</div>\s*(.{15})', full.html.read_text("utf-8"), re.DOTALL)
+    assert figures
+    assert all(after.startswith('<p class="note ') for after in figures)
 
 
 # ---- in a browser, where there is one ----
