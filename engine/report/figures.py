@@ -13,7 +13,7 @@ from xml.etree import ElementTree
 
 import numpy as np
 from markupsafe import Markup
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from substyle.engine.report.section import Plots
 from substyle.files import replacing
@@ -92,6 +92,15 @@ def legend_below(axis: Any) -> None:  # noqa: ANN401
     axis.legend(loc="upper left", bbox_to_anchor=(0, 0), bbox_transform=below, ncols=2, borderaxespad=0)
 
 
+def draw_heat(axis: Any, value_YX: ArrayLike, *, most: float = 1.0, aspect: str = "equal") -> None:  # noqa: ANN401
+    """Draw values in [0, 1] as opacity, of at most ``most``, of one colour."""
+    from matplotlib.colors import LinearSegmentedColormap
+
+    colours = LinearSegmentedColormap.from_list("heat", [(*HEAT, 0.0), (*HEAT, most)])
+    axis.imshow(value_YX, cmap=colours, vmin=0, vmax=1, interpolation="none", aspect=aspect)
+    axis.spines[:].set(visible=True, color=GRID)
+
+
 def draw_matrix(
     axis: Any,  # noqa: ANN401
     names: Sequence[str],
@@ -99,14 +108,10 @@ def draw_matrix(
     cells: Sequence[Sequence[str]] = (),
 ) -> None:
     """Draw values in [0, 1] as opacity of one colour, and the text of each cell, if any."""
-    from matplotlib.colors import LinearSegmentedColormap
-
-    colours = LinearSegmentedColormap.from_list("heat", [(*HEAT, 0.0), (*HEAT, 1.0)])
-    axis.imshow(value_CC, cmap=colours, vmin=0, vmax=1, interpolation="none")
+    draw_heat(axis, value_CC)
     axis.set_xticks(range(len(names)), [wrapped(name) for name in names], rotation=90, size=7)
     axis.set_yticks(range(len(names)), [wrapped(name) for name in names], size=7)
     axis.xaxis.tick_top()
-    axis.spines[:].set(visible=True, color=GRID)
     for i, row in enumerate(cells):
         for j, text in enumerate(row):
             axis.text(j, i, text, ha="center", va="center")

@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from substyle.engine.report.data import Kind, Table, show, show_interval
-from substyle.engine.report.tables import by_transformation, geometry
+from substyle.engine.report.tables import by_transformation, confused_with, geometry
 from substyle.engine.results.model import ProbeScores, ResultsDocument
 
 
 @dataclass(frozen=True)
 class Cell:
-    """A cell of a heat table: text, small text below it, and heat in [0, 1] (None: no colour)."""
+    """A cell of a heat table: text, small text below it, heat in [0, 1] (None: no colour), and what strips add."""
 
     text: str
     small: str
     heat: float | None
+    note: str = ""
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,15 @@ class HeatTable:
     groups: tuple[tuple[str, tuple[tuple[str, tuple[Cell, ...]], ...]], ...]
     footer: tuple[tuple[str, tuple[Cell, ...]], ...] = ()
     headings: tuple[str, str] = ("Group", "Transformation")
+
+    @property
+    def rows(self) -> list[tuple[str, tuple[Cell, ...]]]:
+        """(transformation, cells) of all groups."""
+        return [row for _, rows in self.groups for row in rows]
+
+    def by_column(self) -> list[tuple[Cell, ...]]:
+        """Cells of each backbone."""
+        return list(zip(*(cells for _, cells in self.rows), strict=True))
 
     @staticmethod
     def of(results: ResultsDocument, names: Iterable[str], rows: Iterable[tuple[str, str, list[Cell]]]) -> HeatTable:
@@ -111,10 +121,26 @@ def accuracies(results: ResultsDocument, task: str, *, role: str = "") -> list[t
                 footer.append((heading, tuple(cells)))
         if chance is not None:
             footer.append(("Chance", (Cell(show(chance), "", None),) * len(probes)))
+        groups = found.groups
+        if task == "transformation":
+            groups = tuple(
+                (kind, tuple((name, _taken_for(name, cells, probes)) for name, cells in rows)) for kind, rows in groups
+            )
         marks = [" †" * probe.unconverged for probe in probes]
         columns = tuple((name + mark, control) for (name, control), mark in zip(found.columns, marks, strict=True))
-        made.append((head, replace(found, columns=columns, footer=tuple(footer))))
+        made.append((head, replace(found, columns=columns, groups=groups, footer=tuple(footer))))
     return made
+
+
+def _taken_for(name: str, cells: Sequence[Cell], probes: Sequence[ProbeScores]) -> tuple[Cell, ...]:
+    """Cells that say what variants of a transformation were most often taken for, besides itself."""
+    noted = []
+    for cell, probe in zip(cells, probes, strict=True):
+        counts = confused_with(probe, name)
+        total, wrong = sum(count for _, count in counts), [each for each in counts if each[0] != name]
+        text = f"most often taken for {wrong[0][0]} ({show(wrong[0][1] / total)}%)" if wrong else ""
+        noted.append(replace(cell, note=text or ("never mistaken" if counts else "")))
+    return tuple(noted)
 
 
 # column, title and explanation

@@ -19,7 +19,7 @@ from substyle import files
 from substyle.engine.report import findings
 from substyle.engine.report.data import Column, Table, dagger, head_name, show
 from substyle.engine.report.figures import draw_plots
-from substyle.engine.report.section import Answer, Data, Pictures, Plots, Section, blocks_of
+from substyle.engine.report.section import Answer, Data, Pictures, Plots, Section, Strip, blocks_of
 from substyle.engine.results.model import ResultsDocument
 from substyle.errors import SubstyleError
 
@@ -276,7 +276,8 @@ def tables_of(sections: Sequence[Section]) -> list[Table]:
 
 def plots_of(sections: Sequence[Section]) -> list[Plots]:
     """Plots of a report."""
-    return [block for section in sections for block in blocks_of(section) if isinstance(block, Plots)]
+    blocks = (block.plots if isinstance(block, Strip) else block for each in sections for block in blocks_of(each))
+    return [block for block in blocks if isinstance(block, Plots)]
 
 
 def answers_of(sections: Sequence[Section]) -> list[tuple[Section, Answer]]:
@@ -297,6 +298,7 @@ def _context(
         if file
     ]
     ordered, real = results.ordered(), results.real()
+    variants = read_gallery(gallery, [row.name for row in results.transformations])
     return {
         "results": results,
         "sections": sections,
@@ -311,6 +313,8 @@ def _context(
         "sampled": next((backbone.sampled for backbone in ordered.values()), None),
         "findings": findings.findings(results),
         "portraits": [(name, findings.portrait(results, name)) for name in real],
-        "gallery": read_gallery(gallery, [row.name for row in results.transformations]),
+        "gallery": variants,
+        # classes of the style sheet with the pictures of the first photograph, which the page shows more than once
+        "thumbs": {picture.transformation: f"g{i}" for i, picture in enumerate(variants[0])} if variants else {},
         "uris": {file: _uri(pictures, file, _SIDE) for file in files_of if files.inside(pictures, file).is_file()},
     }

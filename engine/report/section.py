@@ -54,6 +54,22 @@ class Heat:
 
 
 @dataclass(frozen=True)
+class Strip:
+    """Heat tables as strips: a row per backbone, a cell per transformation, of which the first table is open.
+
+    Attributes:
+        parts: (title, table).
+        marked: transformations that are marked.
+        plots: the first table, for files only.
+    """
+
+    kind: ClassVar = "strip"
+    parts: tuple[tuple[str, HeatTable], ...]
+    marked: frozenset[str]
+    plots: Plots
+
+
+@dataclass(frozen=True)
 class Panel:
     """A plot.
 
@@ -112,7 +128,7 @@ class Details:
     blocks: tuple[Block, ...]
 
 
-Block = Text | Heading | Data | Heat | Plots | Pictures | Details
+Block = Text | Heading | Data | Heat | Strip | Plots | Pictures | Details
 
 
 @dataclass(frozen=True)
@@ -145,6 +161,7 @@ class Section:
         title: its heading, the question that it is about; the page shows the rest if a reader opens it.
         blocks: what it shows.
         answer: in short; the first three of all sections are at the top of the page.
+        front: whether it is open and follows the answers.
     """
 
     key: str
@@ -152,6 +169,7 @@ class Section:
     title: str
     blocks: tuple[Block, ...]
     answer: Answer | None = None
+    front: bool = False
 
 
 def blocks_of(section: Section) -> list[Block]:

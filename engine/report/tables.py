@@ -13,7 +13,8 @@ from substyle.engine.report.data import (
     show,
     words,
 )
-from substyle.engine.results.model import BackboneResults, ResultsDocument
+from substyle.engine.results.model import BackboneResults, ProbeScores, ResultsDocument
+from substyle.engine.results.statistics import binomial_interval
 
 _BACKBONE, _HEAD = words("backbone", "head")
 _RECALLS = ("1", "5", "10")
@@ -83,15 +84,47 @@ _BY_TRANSFORMATION = {
 def by_transformation(results: ResultsDocument, task: str) -> Table:
     """Accuracy of a task by transformation, a column per kind of head."""
     name, caption, key, heading = _BY_TRANSFORMATION[task]
-    tried, interval = results.heads(), task.startswith("kind")
+    tried, interval = results.heads(), task != "class"
 
     def values(backbone: BackboneResults, transformation: str) -> Iterable[Any]:
-        probes = [backbone.probe(task, head) for head in tried]
-        found = [(getattr(probe, "by_transformation", None) or {}).get(transformation) for probe in probes]
-        return (scored(each, "accuracy") for each in found) if interval else found
+        for probe in (backbone.probe(task, head) for head in tried):
+            found = (getattr(probe, "by_transformation", None) or {}).get(transformation)
+            if task.startswith("kind"):
+                yield scored(found, "accuracy")
+            elif task == "class" or found is None:
+                yield found
+            else:
+                yield (found, *(recall_interval(results, probe, transformation, found) or (None, None)))
 
     columns = [Column(f"{key}_{head}", f"{heading} ({head})", interval=interval) for head in tried]
     return _each_transformation(results, name, caption, columns, values)
+
+
+def confused_with(probe: ProbeScores | None, label: str) -> list[tuple[str, int]]:
+    """(prediction, count) of the test variants of a label, most frequent first; empty if unknown."""
+    matrix = probe.confusion if probe else None
+    if matrix is None or label not in matrix.labels:
+        return []
+    counts = zip(matrix.labels, matrix.counts[matrix.labels.index(label)], strict=True)
+    return sorted((each for each in counts if each[1]), key=lambda each: -each[1])
+
+
+def recall_interval(
+    results: ResultsDocument, probe: ProbeScores | None, label: str, recall: float
+) -> tuple[float, float] | None:
+    """Interval of the recall of a transformation over test photographs.
+
+    None unless the confusion matrix has the same recall, of at most one variant of each photograph, and photographs are
+    independent: none are near-duplicates or drawn by folder.
+    """
+    counts, photographs = dict(confused_with(probe, label)), (results.splits or {}).get("test") or 0
+    right, total = counts.get(label, 0), sum(counts.values())
+    if results.resampled is None or results.resampled.groups != photographs or not 0 < total <= photographs:
+        return None
+    return binomial_interval(right, total) if abs(right / total - recall) < _SAME else None
+
+
+_SAME = 1e-6  # difference of recalls that are rounded differently
 
 
 def geometry(results: ResultsDocument) -> Table:

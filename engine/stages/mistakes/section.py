@@ -48,7 +48,7 @@ def sections(results: ResultsDocument) -> Iterator[Section]:
         blocks += _blocks(*each)
     if rest := found[_OPEN:]:
         blocks.append(Details(f"{len(rest)} more probes", tuple(block for each in rest for block in _blocks(*each))))
-    yield Section("mistakes", "Mistakes", "Mistakes: which are the most confident?", tuple(blocks))
+    yield Section("mistakes", "Mistakes", "Mistakes: which are the most confident?", tuple(blocks), front=True)
 
 
 def _blocks(name: str, task: str, part: Mistakes) -> list[Block]:

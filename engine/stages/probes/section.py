@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+import math
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,10 +15,10 @@ from substyle.engine.report import curves
 from substyle.engine.report.answers import answer
 from substyle.engine.report.data import ComparedScore, Table, head_name, show
 from substyle.engine.report.dots import dot_plots
-from substyle.engine.report.figures import draw_matrix
+from substyle.engine.report.figures import draw_heat, draw_matrix, wrapped
 from substyle.engine.report.findings import unconverged
 from substyle.engine.report.heat_tables import HeatTable, accuracies
-from substyle.engine.report.section import Block, Data, Details, Heading, Heat, Panel, Plots, Section, Text
+from substyle.engine.report.section import Block, Data, Details, Heading, Heat, Panel, Plots, Section, Strip, Text
 from substyle.engine.report.tables import (
     by_transformation,
     comparisons,
@@ -72,10 +74,12 @@ def _table(table: Table, label: str = "", **options: bool) -> list[Block]:
 
 def _heat(tables: Sequence[tuple[str, HeatTable]], label: str) -> Heat:
     """Tables by head."""
-    return Heat(
-        tuple((f"{head_name(head)[:1].upper()}{head_name(head)[1:]} probes", "", table) for head, table in tables),
-        label,
-    )
+    return Heat(tuple((title, "", table) for title, table in _by_head(tables)), label)
+
+
+def _by_head(tables: Sequence[tuple[str, HeatTable]]) -> tuple[tuple[str, HeatTable], ...]:
+    """Tables with titles."""
+    return tuple((f"{head_name(head)[:1].upper()}{head_name(head)[1:]} probes", table) for head, table in tables)
 
 
 def _overview(results: ResultsDocument) -> Section:
@@ -104,14 +108,37 @@ def _overview(results: ResultsDocument) -> Section:
     return Section("overview", "Overview", "Overview: how does each backbone score?", tuple(blocks) if table else ())
 
 
-def _style(results: ResultsDocument) -> Section:
+def _fingerprint(results: ResultsDocument) -> Section:
     blocks: list[Block] = [Data(by_transformation(results, "transformation"), hidden=True)]
     if tables := accuracies(results, "transformation"):
-        blocks.append(Text("Accuracy on test photographs, in per cent."))
-        blocks.append(_heat(tables, "Accuracy for each transformation"))
-    return Section(
-        "transformation", "Transformation", "Which transformation?", tuple(blocks), answer(results, "transformation")
-    )
+        held_out = frozenset(row.name for row in results.transformations if row.role == "held_out")
+        text = "How often a probe recognises each transformation: per cent of the variants of test photographs"
+        text += f"{_chance(results, 'transformation')}."
+        if held_out:
+            text += " ○: held out when kinds are learnt; the probes shown here are trained on all."
+        first = tables[0][1]
+        draw = partial(_draw_strip, table=first, marked=held_out)
+        size = (0.21 * max(len(first.rows), 10), 0.3 * len(first.columns))
+        panel = Panel("", draw, spoken="recognised transformations")
+        plots = Plots("fingerprint", (panel,), size, tables=("per_transformation",))
+        text += " Point at a cell, or choose one with the arrow keys, to see what it says below."
+        blocks += [Text(text), Strip(_by_head(tables), held_out, plots)]
+    title = "Fingerprint: which transformations does an embedding tell apart?"
+    own = answer(results, "transformation")
+    return Section("transformation", "Fingerprint", title, tuple(blocks), own, front=True)
+
+
+def _draw_strip(axis: Any, table: HeatTable, marked: Collection[str]) -> None:  # noqa: ANN401 (matplotlib ships no types)
+    """Draw a heat table as a row per backbone: values as opacity of one colour, and in per cent."""
+    value_BT = [[math.nan if cell.heat is None else cell.heat for cell in cells] for cells in table.by_column()]
+    draw_heat(axis, value_BT, most=0.55, aspect="auto")
+    names = [f"○ {name}" if name in marked else name for name, _ in table.rows]
+    axis.set_xticks(range(len(names)), [wrapped(name) for name in names], rotation=90, size=7)
+    axis.set_yticks(range(len(value_BT)), [wrapped(name) for name, _ in table.columns], size=7)
+    for y, row in enumerate(value_BT):
+        for x, value in enumerate(row):
+            if not math.isnan(value):
+                axis.text(x, y, f"{100 * value:.0f}", ha="center", va="center", size=6)
 
 
 def _confusions(results: ResultsDocument) -> Section:
@@ -248,7 +275,7 @@ def _training(results: ResultsDocument) -> Section:
 
 
 _MAKERS = (
-    *(_overview, _style, _confusions, _held_out, _substance, _severity, _depth),
+    *(_overview, _fingerprint, _confusions, _held_out, _substance, _severity, _depth),
     *(_together, _comparisons, _training),
 )
 

@@ -2,21 +2,26 @@ import re
 import shutil
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
+from scipy.stats import binomtest
 from tests.engine.report.html_page import Page
-from tests.engine.report.real import real_results, renamed, shortened
+from tests.engine.report.real import BACKBONE, real_results, renamed, shortened
 
 from substyle.engine.report.data import show, show_interval
 from substyle.engine.report.figures import draw_plots
 from substyle.engine.report.page import ReportFiles
+from substyle.engine.report.tables import recall_interval
+from substyle.engine.results.model import PlainScores, ProbeScores
 from substyle.engine.stages.results import validate_results
 from substyle.engine.study.report import write_report
 from substyle.errors import SubstyleError
 
-FIGURES = "balance complexity confusion_kind confusion_transformation map map_by_class movement overview parameters robustness shift similarity"
+FIGURES = "balance complexity confusion_kind confusion_transformation fingerprint map map_by_class movement overview "
+FIGURES += "parameters robustness shift similarity"
 EVIL = '<script>alert("x")</script>'
 
 
@@ -76,7 +81,68 @@ def test_the_first_three_answers_have_a_number_an_interval_and_a_plot(full: Repo
         assert f"95% interval {show_interval((found.low, found.high))}; 32 photographs and {tested}; chance" in top
         assert f'href="#{section}"' in top
     assert top.count('<div class="answer">') == top.count("<svg") == 3
-    assert len(page.tags("section")) == rest.count('<details class="fold">') + 1  # all other sections are folded
+    assert len(page.tags("section")) == rest.count('<details class="fold">') + 3  # those in front are open
+
+
+def test_the_fingerprint_and_mistakes_follow_the_answers(full: ReportFiles) -> None:
+    keys = [attributes["id"] for attributes in page_of(full).tags("section")]
+    assert keys[:4] == ["answers", "transformation", "mistakes", "found"]
+
+
+def test_each_cell_of_the_fingerprint_says_what_results_hold(full: ReportFiles) -> None:
+    results = validate_results(real_results())
+    cells = [tag["aria-label"] for tag in page_of(full).tags("input") if tag.get("aria-label")]
+    first = cells[: len(results.backbones) * 33]
+    expected = []
+    for name, backbone in results.ordered().items():
+        probe = backbone.probe("transformation", "linear")
+        assert probe is not None
+        assert probe.confusion is not None
+        for truth, counts in zip(probe.confusion.labels, probe.confusion.counts, strict=True):
+            right, total = counts[probe.confusion.labels.index(truth)], sum(counts)
+            interval = binomtest(right, total).proportion_ci(method="exact")
+            ends = show_interval((interval.low, interval.high))
+            text = f"{name}, {truth}: {show(right / total)}% (95% interval {ends}); "
+            wrong = {other: n for other, n in zip(probe.confusion.labels, counts, strict=True) if other != truth and n}
+            text += f"most often taken for {max(wrong, key=lambda each: wrong[each])}" if wrong else "never mistaken"
+            expected.append(text + (f" ({show(max(wrong.values()) / total)}%)" if wrong else ""))
+    assert sorted(first) == sorted(expected)
+
+
+@pytest.mark.parametrize("change", ["photographs", "resampled", "recall", "variants"])
+def test_recalls_of_dependent_variants_have_no_interval(change: str) -> None:
+    document = real_results(BACKBONE)
+    probe = document["backbones"][BACKBONE]["transformation"]["linear"]
+    before = recall_interval(validate_results(document), *_swirl(document))
+    assert before is not None
+    if change == "photographs":
+        document["splits"]["test"] += 1
+    if change == "resampled":
+        del document["resampled"]
+    if change == "recall":
+        probe["by_transformation"]["swirl"] += 0.01
+    if change == "variants":
+        row = probe["confusion"]["labels"].index("swirl")
+        probe["confusion"]["counts"][row] = [2 * count for count in probe["confusion"]["counts"][row]]
+    assert recall_interval(validate_results(document), *_swirl(document)) is None
+
+
+def _swirl(document: dict[str, Any]) -> tuple[ProbeScores | None, str, float]:
+    probe = validate_results(document).probe(BACKBONE, "transformation", "linear")
+    assert isinstance(probe, PlainScores)
+    return probe, "swirl", (probe.by_transformation or {})["swirl"] or 0.0
+
+
+@pytest.mark.usefixtures("figures")
+def test_pictures_of_the_first_photograph_are_stored_once(tmp_path: Path) -> None:
+    (tmp_path / "gallery").mkdir()
+    for at, name in enumerate(("identity", "swirl")):
+        Image.new("RGB", (8, 8), (90 * at, 0, 0)).save(tmp_path / "gallery" / f"{name}.png")
+    made = write_report(validate_results(real_results(BACKBONE)), tmp_path, gallery=tmp_path / "gallery")
+    text = made.html.read_text(encoding="utf-8")
+    assert text.count("image/jpeg;base64,") == 2
+    tips = re.findall(r'<span class="tip".*?</span></span></label>', text, re.DOTALL)
+    assert [tip.count('class="thumb ') for tip in tips if "<b>swirl</b>" in tip] == [2, 2]  # linear and MLP probes
 
 
 @pytest.mark.slow
@@ -181,10 +247,14 @@ def test_in_a_browser_a_link_opens_its_section_and_print_shows_all(full: ReportF
     html.write_text(text)
     shown = "const found = [...d.querySelectorAll('section')].filter(x => x.checkVisibility({contentVisibilityAuto: "
     shown += "true}) && x.getBoundingClientRect().height > 0).map(x => x.id)"
-    assert measured(html, 1280, shown) == ["answers"]
-    assert measured(html, 1280, shown, "#geometry") == ["answers", "geometry"]
-    click = "d.querySelector('.answer a').click()"
-    assert measured(html, 1280, f"{click}; {shown}") == ["answers", "transformation"]
+    front = ["answers", "transformation", "mistakes"]
+    assert measured(html, 1280, shown) == front
+    assert measured(html, 1280, shown, "#geometry") == [*front, "geometry"]
+    click = "d.querySelectorAll('.answer .more a')[1].click()"
+    assert measured(html, 1280, f"{click}; {shown}") == [*front, "held-out"]
+    choose = "d.querySelectorAll('.strip input')[5].click(); const found = [...d.querySelectorAll('.strip .tip')]"
+    choose += ".flatMap((x, at) => getComputedStyle(x).display == 'none' ? [] : [at])"
+    assert measured(html, 400, f"{choose}; found.unshift(d.documentElement.scrollWidth)")[:2] == ["400", "5"]
     focus = "d.querySelector('.fold summary').focus(); const found = [d.activeElement.tagName]"
     assert measured(html, 1280, focus) == ["SUMMARY"]  # which browsers open by Enter and Space
     html.write_text(text.replace("@media print", "@media all"))
