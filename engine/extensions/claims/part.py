@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
-from substyle.engine.extensions.claims.claims import Claim, claims
+from substyle.engine.extensions.claims.claims import NOT_TESTABLE, Claim, claims
 from substyle.engine.report.data import Column, Kind, Table, show, show_interval, words
 from substyle.engine.report.parts import ReportPart, register_part
-from substyle.engine.report.section import Data, Section, Text
+from substyle.engine.report.section import Block, Data, Details, Section, Text
 from substyle.engine.results.model import ResultsDocument
 
 _ABOUT = (
@@ -32,12 +33,15 @@ def entry(results: ResultsDocument) -> list[dict[str, Any]]:
 def sections(results: ResultsDocument) -> Iterator[Section]:
     """The section of the claims, if there are any."""
     if (table := claims_table(results)).rows:
-        blocks = (
-            Text(_ABOUT),
-            Data(table, "Claims of the paper"),
-            Text(_NOTE.format(drawn=results.drawn()), note=True),
-        )
-        yield Section("claims", "Claims", "Claims of the paper: do they hold here?", blocks)
+        tested = replace(table, rows=tuple(row for row in table.rows if row[2] != NOT_TESTABLE))
+        blocks: list[Block] = [Text(_ABOUT), Data(table, hidden=True)]
+        if tested.rows:
+            blocks.append(Data(tested, "Claims of the paper", saved=False))
+            blocks.append(Text(_NOTE.format(drawn=results.drawn()), note=True))
+        if rest := [row for row in table.rows if row[2] == NOT_TESTABLE]:
+            listed = tuple(Text(f"{name}: {statement} {why}.") for name, statement, *_, why in rest)
+            blocks.append(Details(f"Not testable here: {', '.join(row[0] for row in rest)}", listed))
+        yield Section("claims", "Claims", "Claims of the paper: do they hold here?", tuple(blocks))
 
 
 def claims_table(results: ResultsDocument) -> Table:

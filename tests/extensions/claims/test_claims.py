@@ -10,8 +10,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from substyle.engine.extensions.claims import part as report_part
 from substyle.engine.extensions.claims.claims import claims
 from substyle.engine.report.deciding import equivalence_needs, more_units
+from substyle.engine.report.section import Data, Details
 from substyle.engine.results.model import SCHEMA, entry_of
 from substyle.engine.stages.results import validate_results
 
@@ -338,6 +340,22 @@ def test_without_masked_models_the_other_contrasts_stand() -> None:
     assert verdict(results, "C2 supervised")["status"] == "supported"
     alone = study({"mae": "masked", "resnet": "supervised"})
     assert not [each for each in claims(validate_results(alone)) if each.id.startswith("C2 ")]
+
+
+def test_the_page_folds_what_is_not_testable() -> None:
+    results = study({"clip": "image_text", "simclr": "contrastive"})
+    results["claims"] = [claim.model_dump() for claim in claims(validate_results(results))]
+    (section,) = report_part.sections(validate_results(results))
+    ((shown,), (saved,)) = ([b.table for b in section.blocks if isinstance(b, Data) and b.hidden == h] for h in (0, 1))
+    (folded,) = [block for block in section.blocks if isinstance(block, Details)]
+    untested = [claim["id"] for claim in results["claims"] if claim["status"] == "not testable"]
+    assert "C1" in untested
+    assert folded.summary == f"Not testable here: {', '.join(untested)}"
+    assert [row[0] for row in shown.rows] == [row[0] for row in saved.rows if row[0] not in untested]
+    for claim in results["claims"]:
+        claim["status"] = "not testable"
+    (section,) = report_part.sections(validate_results(results))
+    assert [block for block in section.blocks if isinstance(block, Data) and not block.hidden] == []
 
 
 def test_equivalence_needs_photographs_unless_the_difference_is_too_large() -> None:
