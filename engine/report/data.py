@@ -101,6 +101,42 @@ def minus(text: str) -> str:
     return text.replace("-", "−")
 
 
+def signs(text: str) -> str:
+    """Replace the hyphens by minus signs that are before a number and after a space, as in names they are not."""
+    return re.sub(r"(?<!\S)-(?=[\d.])", "−", text)
+
+
+_TASKS = {
+    **dict.fromkeys(("kind_rotation", "rotation"), "kind, each held out in turn"),
+    "equal_transformation": "transformation, at equal width",
+    "equal_rotation": "kind, each held out in turn, at equal width",
+    "multitask": "transformation and class together",
+}
+
+
+def in_words(name: str) -> str:
+    """A task, or a score of it, in words."""
+    return _TASKS.get(name, name.replace("_", " "))
+
+
+_PARAMETERS = {"alpha": "opacity", "line": "radius and sigma", "page": "choice of page", "std": "standard deviation"}
+_AXES = {"_x": "horizontal", "_y": "vertical"}
+_UNITS = {"S": "of the side", "cell": "of a cell", "degree": "degrees", "level": "levels", "rad": "radians"}
+_UNITS |= {"full range": "of full range", "stop": "stops"}
+
+
+def parameter_name(name: str) -> str:
+    """A parameter of a transformation in words, such as ``horizontal shift``."""
+    if (axis := _AXES.get(name[-2:])) is not None:
+        name = f"{axis} {name[:-2]}"
+    return _PARAMETERS.get(name, name.replace("_", " "))
+
+
+def unit_name(unit: str | None) -> str:
+    """A unit in words, such as ``of the side``; empty without one."""
+    return _UNITS.get(unit or "", unit or "")
+
+
 class Unconverged(tuple[float, float | None, float | None]):
     """(value, low, high) of a score whose probe has not converged, marked † in tables."""
 

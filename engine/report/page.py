@@ -17,7 +17,18 @@ from markupsafe import Markup, escape
 
 from substyle import files
 from substyle.engine.report import findings
-from substyle.engine.report.data import Column, Table, dagger, head_name, show
+from substyle.engine.report.data import (
+    Column,
+    Table,
+    dagger,
+    head_name,
+    in_words,
+    minus,
+    parameter_name,
+    show,
+    signs,
+    unit_name,
+)
 from substyle.engine.report.figures import draw_plots
 from substyle.engine.report.section import Answer, Data, Pictures, Plots, Section, Strip, blocks_of
 from substyle.engine.results.model import ResultsDocument
@@ -193,6 +204,10 @@ def environment() -> Environment:
         "plain": plain,
         "brief": brief,
         "head_name": head_name,
+        "in_words": in_words,
+        "signs": signs,
+        "parameter_name": parameter_name,
+        "unit_name": unit_name,
     }
     made.globals["style"] = Markup((TEMPLATES / "style.css").read_text(encoding="utf-8"))
     return made
@@ -212,8 +227,8 @@ def soft(name: object) -> Markup:
 
 def plain(value: object) -> str:
     """Format any value as short text, for lists of settings."""
-    if isinstance(value, float):
-        return f"{value:.6g}"
+    if isinstance(value, (int, float)):
+        return minus(f"{value:.6g}" if isinstance(value, float) else str(value))
     if isinstance(value, (list, tuple)):
         return ", ".join(plain(item) for item in value)
     if isinstance(value, dict):
@@ -223,7 +238,7 @@ def plain(value: object) -> str:
 
 def brief(value: float | None) -> str:
     """Format a measured number with three significant digits, or as a whole number from 100."""
-    return "–" if value is None else f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
+    return "–" if value is None else minus(f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}")
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,18 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from substyle.engine.report.data import Column, ComparedScore, Table, minus, scored, show, show_interval, words
+from substyle.engine.report.data import (
+    Column,
+    ComparedScore,
+    Table,
+    minus,
+    parameter_name,
+    scored,
+    show,
+    show_interval,
+    unit_name,
+    words,
+)
 from substyle.engine.report.figures import FULL, GRID, tip
 from substyle.engine.report.heat_tables import Cell, HeatTable
 from substyle.engine.report.section import Data, Heat, Panel, Plots, Section, Text
@@ -124,7 +135,7 @@ def heat(results: ResultsDocument, found: Mapping[str, ByTransformation]) -> Hea
     rows = []
     for place in places:
         unit = next((own[place].unit for own in known.values() if place in own), "")
-        title = f"{place[1]} ({unit})" if unit else place[1]
+        title = parameter_name(place[1]) + (f" ({unit_name(unit)})" if unit else "")
         rows.append((place[0], title, [_cell(own.get(place)) for own in known.values()]))
     footer = ("Mean", tuple(Cell(show(mean := _mean(own)), "", mean) for own in found.values()))
     return replace(HeatTable.of(results, known, rows), footer=(footer,), headings=("Transformation", "Parameter"))
@@ -141,7 +152,7 @@ def plots(name: str, found: ByTransformation) -> Plots:
     best = sorted(_each(found), key=lambda each: -each[2].explained)[:_PANELS]
     panels = []
     for transformation, parameter, score in best:
-        title = f"{transformation}: {parameter}"
+        title = f"{transformation}: {parameter_name(parameter)}"
         spoken = f"{title}, predicted against true values, R² {show(score.r2)}"
         panels.append(Panel(title, partial(_draw, score=score), name, spoken))
     return Plots("parameters", tuple(panels), tables=("parameters",))
@@ -155,4 +166,4 @@ def _draw(axis: Any, score: HowMuch) -> None:  # noqa: ANN401 (matplotlib ships 
         (dot,) = axis.plot(true, predicted, "o", color=FULL, markersize=2.5, alpha=0.6, markeredgewidth=0)
         tip(dot, minus(f"true {true:.3g}, predicted {predicted:.3g}"))
     axis.grid()
-    axis.set(xlabel=f"true, {score.unit}" if score.unit else "true", ylabel="predicted")
+    axis.set(xlabel=f"true, {unit_name(score.unit)}" if score.unit else "true", ylabel="predicted")

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from substyle.engine.report import curves
 from substyle.engine.report.answers import answer
-from substyle.engine.report.data import ComparedScore, Table, head_name, show
+from substyle.engine.report.data import ComparedScore, Table, head_name, in_words, show
 from substyle.engine.report.dots import dot_plots
 from substyle.engine.report.figures import draw_heat, draw_matrix, wrapped
 from substyle.engine.report.findings import unconverged
@@ -243,10 +243,8 @@ def _comparisons(results: ResultsDocument) -> Section:
         f"intervals from a paired bootstrap over {results.drawn()} and, two-way, over {results.drawn()} and "
         "transformations. Error: standard error of the difference, including training variance if probes were "
         "trained on resampled photographs. p: two-sided, after Holm's correction over all pairs of the same task, "
-        "metric and head; differences with p below 0.05 are called clear. Tasks: "
-        "rotation: kind, with each transformation held out in turn; "
-        "multitask: transformation and class together; equal: probes on random projections to a common width. Metrics "
-        "of class: original and transformed photographs."
+        "metric and head; differences with p below 0.05 are called clear. At equal width: probes on random projections "
+        "to a common width. Metrics of class: original and transformed photographs."
     )
     trained = comparisons_between(every, results.real(), results.first_head())
     blocks: list[Block] = [Text(text)]
@@ -263,7 +261,7 @@ def _training(results: ResultsDocument) -> Section:
         return Section("training", "Training", "Training: have the probes converged?", ())
     text = "All probes have converged."
     if late:
-        each = ", ".join(f"{name} ({task.replace('_', ' ')}, {head_name(head)})" for name, task, head in late)
+        each = ", ".join(f"{name} ({in_words(task)}, {head_name(head)})" for name, task, head in late)
         text = f"Not converged, marked † in tables and excluded from rankings: {each}."
     note = (
         "Linear probes are solved to a gradient tolerance; MLPs are retrained with twice the steps until that no "

@@ -11,7 +11,7 @@ from scipy.stats import binomtest
 from tests.engine.report.html_page import Page
 from tests.engine.report.real import BACKBONE, real_results, renamed, shortened
 
-from substyle.engine.report.data import show, show_interval
+from substyle.engine.report.data import show, show_interval, signs
 from substyle.engine.report.figures import draw_plots
 from substyle.engine.report.page import ReportFiles
 from substyle.engine.report.tables import recall_interval
@@ -82,6 +82,27 @@ def test_the_first_three_answers_have_a_number_an_interval_and_a_plot(full: Repo
         assert f'href="#{section}"' in top
     assert top.count('<div class="answer">') == top.count("<svg") == 3
     assert len(page.tags("section")) == rest.count('<details class="fold">') + 3  # those in front are open
+
+
+def test_tasks_and_parameters_are_in_words_and_signs_are_minus_signs(full: ReportFiles) -> None:
+    text = page_of(full).text.partition("In short")[2]  # after the style sheet
+    names = {row["name"] for row in real_results()["transformations"]}
+    identifiers = set(re.findall(r"[a-z]+(?:_[a-z]+)+", re.sub("|".join(sorted(names, key=len)[::-1]), "", text)))
+    assert not identifiers & {
+        "kind_rotation",
+        "held_out",
+        "equal_rotation",
+        "equal_transformation",
+        "shift_x",
+        "centre_y",
+    }
+    assert "horizontal shift" in text
+    assert not re.findall(r"(?<![\w:=@])-\d[\d.]*", text)
+
+
+def test_names_keep_their_hyphens() -> None:
+    assert signs("steps 3, gain -0.02, -1") == "steps 3, gain −0.02, −1"
+    assert signs("a-1, layer=-1") == "a-1, layer=-1"
 
 
 def test_the_fingerprint_and_mistakes_follow_the_answers(full: ReportFiles) -> None:
