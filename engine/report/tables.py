@@ -256,12 +256,15 @@ def equal_width(results: ResultsDocument) -> Table:
     return Table("equal_width", "Linear probes on a random projection to a common width.", columns, tuple(rows))
 
 
+_TRAINED = ("transformation", "kind", "kind_rotation", "class", "multitask")  # tasks
+
+
 def training(results: ResultsDocument) -> Table:
     """Convergence and certificates of all probes."""
     columns = words("backbone", "task", "head", "converged", "edge", "certificate")
     rows = []
     for name, backbone in results.ordered().items():
-        for task in ("transformation", "kind", "kind_rotation", "class", "multitask"):
+        for task in _TRAINED:
             for head, probe in backbone.probes(task).items():
                 if probe.converged is not None:
                     certificate = probe.certificate or {}
@@ -270,6 +273,25 @@ def training(results: ResultsDocument) -> Table:
                     flags = ("–" if flag is None else "yes" if flag else "no" for flag in (probe.converged, probe.edge))
                     rows.append((name, task, head, *flags, details))
     return Table("training", "Convergence of all probes.", columns, tuple(rows))
+
+
+def calibrations(results: ResultsDocument) -> Table:
+    """Temperature of each output of a probe, and its calibration error without and with it."""
+    columns = (
+        *words("backbone", "task", "head", "output"),
+        Column("ece_before", "Error at temperature 1"),
+        Column("ece", "Error at the fitted temperature"),
+        Column("temperature", "Temperature", "number"),
+    )
+    rows = [
+        (name, task, head, output, own.ece_before, own.ece, own.temperature)
+        for name, backbone in results.ordered().items()
+        for task in _TRAINED
+        for head, probe in backbone.probes(task).items()
+        for output, own in (probe.calibration or {}).items()
+        if own is not None
+    ]
+    return Table("calibration", "Expected calibration error of all probes.", columns, tuple(rows))
 
 
 def confusions(results: ResultsDocument, task: str) -> Table:

@@ -21,6 +21,7 @@ from substyle.engine.report.heat_tables import HeatTable, accuracies
 from substyle.engine.report.section import Block, Data, Details, Heading, Heat, Panel, Plots, Section, Strip, Text
 from substyle.engine.report.tables import (
     by_transformation,
+    calibrations,
     comparisons,
     confusions,
     equal_width,
@@ -268,8 +269,13 @@ def _training(results: ResultsDocument) -> Section:
         "longer helps. Edge: the selected regularisation is at the end of the grid, so a better one may be outside."
     )
     hidden = Data(table, "Convergence of all probes"), Text(note, note=True)
-    blocks = Text(text), Details(f"All probes ({len(table.rows)})", hidden)
-    return Section("training", "Training", "Training: have the probes converged?", blocks)
+    blocks: list[Block] = [Text(text), Details(f"All probes ({len(table.rows)})", hidden)]
+    if (errors := calibrations(results)).rows:
+        note = "Expected calibration error on test photographs, in per cent: the mean distance between the probability "
+        note += "of the most likely label and how often it is right, in 15 bins. The temperature is fitted to "
+        note += "validation photographs; predictions use it. Few photographs make errors look larger than they are."
+        blocks.append(Details("Calibration", (Data(errors, errors.caption), Text(note, note=True))))
+    return Section("training", "Training", "Training: have the probes converged?", tuple(blocks))
 
 
 _MAKERS = (

@@ -1,3 +1,4 @@
+import csv
 import re
 import shutil
 import subprocess
@@ -98,6 +99,20 @@ def test_tasks_and_parameters_are_in_words_and_signs_are_minus_signs(full: Repor
     }
     assert "horizontal shift" in text
     assert not re.findall(r"(?<![\w:=@])-\d[\d.]*", text)
+
+
+@pytest.mark.usefixtures("figures")
+def test_calibration_is_shown_before_and_after_the_temperature(tmp_path: Path) -> None:
+    document = real_results(BACKBONE)
+    assert "Calibration" not in page_of(write_report(validate_results(document), tmp_path)).text
+    calibration = {"temperature": 1.25, "ece_before": 0.111, "ece": 0.0345}
+    document["backbones"][BACKBONE]["class"]["linear"]["calibration"] = {"class": calibration}
+    document["backbones"][BACKBONE]["class"]["mlp"]["calibration"] = {"class": None}
+    files = write_report(validate_results(document), tmp_path)
+    assert "11.1 3.5 1.250" in re.sub(r"\s+", " ", page_of(files).text)
+    with (tmp_path / "tables" / "calibration.csv").open() as file:
+        rows = list(csv.reader(file))
+    assert rows[1:] == [[BACKBONE, "class", "linear", "class", "0.111", "0.0345", "1.25"]]
 
 
 def test_names_keep_their_hyphens() -> None:
