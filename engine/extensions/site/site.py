@@ -6,11 +6,13 @@ import base64
 import hashlib
 import html
 import json
+import math
 import re
 import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import compress
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -42,7 +44,6 @@ _ROWS, _COLUMNS = 250, 40  # of the leaderboard, rows of a page and columns
 _SCORES = 200  # of a row on its page
 _TEXT = 300_000  # characters of a row without scores, tables and settings, in HTML; of a study file on a page
 _PROBE_BYTES = 2_000_000  # of a probe's file that the site has a copy of
-_EXTREMES = 5
 _NAMED = 20  # stages with differing settings, and settings of a stage
 _PHOTOGRAPHS = 4  # of a gallery; a study has no more
 _TEMPLATES = Path(__file__).with_name("templates")
@@ -50,7 +51,7 @@ _SCRIPT = (_TEMPLATES / "leaderboard.js").read_text(encoding="utf-8")
 _OTHER = {"photographs": "other photographs", "suite": "another suite or other definitions"}
 
 
-_Extremes = tuple[str, list[tuple[str, float]], list[tuple[str, float]]] | None
+_Fingerprint = list[tuple[str, float, bool]]  # transformation, accuracy, whether probes of kind hold it out
 
 
 @dataclass(frozen=True)
@@ -103,6 +104,23 @@ class _Group:
     apart: str = ""  # why it is not one with another table
     columns: list[RowScore] = field(default_factory=list)
     differing: dict[str, list[str]] = field(default_factory=dict)  # settings by stage
+
+    @property
+    def ranked_by(self) -> RowScore | None:
+        """The score of which transformation was applied, else the first one."""
+        named = (score for score in self.columns if score.key.startswith("transformation_"))
+        return next(named, next(iter(self.columns), None))
+
+    def fingerprint(self, row: Row) -> _Fingerprint:
+        """Accuracy of which transformation was applied, by transformation, of the head by which rows are ranked."""
+        key = self.ranked_by.key if self.ranked_by else ""
+        for table, at in _by_transformation(row):
+            names = [column.name for column in table.columns]
+            if table.name == "per_transformation" and key in names:
+                by = {str(cells[at]): cells[names.index(key)] for cells in table.rows}
+                own = [(each.name, by.get(each.name), each.role == "held_out") for each in row.suite.transformations]
+                return [(name, value, held) for name, value, held in own if isinstance(value, int | float)]
+        return []
 
 
 def write_site(sources: Sequence[Path], out: Path, *, photographs: bool = True) -> Site:
@@ -251,7 +269,8 @@ class _Writer:
             "columns": _COLUMNS,
             **dict.fromkeys(("tables", "parts", "left_out"), ()),
         }
-        self.pictures: dict[str, list[tuple[str, str]]] = {}  # by transformation: (name of the run, file)
+        # by transformation: name of the run, file of the original if there is one, file
+        self.pictures: dict[str, list[tuple[str, str, str]]] = {}
         self.board_of: dict[int, str] = {}  # page of the first rows of each table
 
     def write(self, shown: Sequence[_Shown | None]) -> None:
@@ -259,14 +278,14 @@ class _Writer:
         photographs = [each for each in shown if each is not None]
         self.common["has_photographs"] = bool(photographs)
         self._index()
-        backbones: dict[str, list[tuple[_Group, Row, _Extremes]]] = {}
+        backbones: dict[str, list[tuple[_Group, Row, _Fingerprint]]] = {}
         transformations: dict[str, tuple[RowTransformation, list[tuple[str, Table]]]] = {}
         counts: Counter[str] = Counter()  # tables of the leaderboard with a transformation
         for group in self.groups:
             for entry in group.entries:
                 self._row(group, entry)
                 part = PurePosixPath(entry.row.path).parts[1]
-                backbones.setdefault(part, []).append((group, entry.row, _extremes(entry.row)))
+                backbones.setdefault(part, []).append((group, entry.row, group.fingerprint(entry.row)))
             heading = f"Table {group.number}: {_data(group.first)}, suite {_suite(group.first)}"
             tables = _of_transformations(group)
             names = {family(t.name): t for entry in reversed(group.entries) for t in entry.row.suite.transformations}
@@ -279,7 +298,7 @@ class _Writer:
         listed = [(own[0][1].backbone, f"{part}.html", len(own)) for part, own in sorted(backbones.items())]
         self._page("backbones/index.html", "list.html.j2", parts=listed, title="Backbones")
         for name, (each, known) in transformations.items():
-            pictures = [picture for of, found in self.pictures.items() if family(of) == name for picture in found]
+            pictures = [(of, *each) for of, found in self.pictures.items() if family(of) == name for each in found]
             context = {"tables": known, "parts": pictures, "own": each, "name": name}
             self._page(f"transformations/{_file(name)}", "transformation.html.j2", **context)
         listed_t = [(each, _file(name), counts[name]) for name, (each, _) in transformations.items()]
@@ -305,8 +324,11 @@ class _Writer:
         boards: dict[str, list[_Group]] = {}
         last: list[_Group] = []
         for group in self.groups:
-            entries = sorted(group.entries, key=lambda entry: entry.row.created)
-            entries.sort(key=lambda entry: (entry.row.backbone.control, _natural(entry.row.backbone.name)))
+            entries = sorted(group.entries, key=lambda entry: (_natural(entry.row.backbone.name), entry.row.created))
+            if by := group.ranked_by:
+                key = by.key
+                entries.sort(key=lambda entry: -entry.scores[key].value if key in entry.scores else math.inf)
+            entries.sort(key=lambda entry: entry.row.backbone.control)
             for start in range(0, len(entries), limit):
                 part = replace(group, entries=entries[start : start + limit])
                 if not last or sum(len(each.entries) for each in [*last, part]) > limit:
@@ -358,8 +380,9 @@ class _Writer:
             for photograph in sorted({photograph for photograph, _ in found})[:_PHOTOGRAPHS]:
                 of = [(name, found[photograph, name]) for name in names if (photograph, name) in found]
                 gallery[photograph] = [(name, self._picture(run, f"{GALLERY}/{file}")) for name, file in of]
+                original = dict(gallery[photograph]).get("identity", "")
                 for name, file in gallery[photograph]:
-                    self.pictures.setdefault(name, []).append((document.name, file))
+                    self.pictures.setdefault(name, []).append((document.name, original, file))
         sections = []
         for section in sections_of(labelled(document)):
             heading = section.title
@@ -420,13 +443,12 @@ def _short(text: object) -> str:
 
 
 def _suite(row: Row) -> str:
-    name = _short(row.suite.name or "not recorded")
+    name = _short(row.suite.name or "–")
     return name if "," not in name else f"{_short(row.study.name)}: {len(row.suite.transformations)} transformations"
 
 
 def _data(row: Row) -> str:
-    known = "" if row.data.digest else ", not recorded"
-    return f"{_short(row.data.name or row.study.name)} ({row.data.photographs:,} photographs{known})"
+    return f"{_short(row.data.name or row.study.name)} ({row.data.photographs:,} photographs)"
 
 
 def _family(row: Row) -> str:
@@ -434,7 +456,7 @@ def _family(row: Row) -> str:
 
 
 def _objective(row: Row) -> str:
-    return _short(row.backbone.objective or "not recorded")
+    return _short(row.backbone.objective or "–")
 
 
 _CHOICES = {"suite": _suite, "data": _data, "objective": _objective, "family": _family}
@@ -454,27 +476,21 @@ def _scores(scores: Sequence[RowScore]) -> Table:
     return Table("scores", "Scores in per cent.", columns, tuple(rows))
 
 
+def _known(table: Table) -> Table:
+    """The table without columns that have no value."""
+    has = [any(row[i] is not None for row in table.rows) for i in range(len(table.columns))]
+    rows = tuple(tuple(compress(row, has)) for row in table.rows)
+    return replace(table, columns=tuple(compress(table.columns, has)), rows=rows)
+
+
 def _headed(table: Table, backbone: str) -> Table:
     """The table with a column of words first, which heads its rows."""
-    if table.columns[0].kind == "text":
+    table = _known(table)
+    if table.columns and table.columns[0].kind == "text":
         return table
     return replace(
         table, columns=(*words("backbone"), *table.columns), rows=tuple((backbone, *row) for row in table.rows)
     )
-
-
-def _extremes(row: Row) -> _Extremes:
-    """Heading of the first accuracy by transformation, and the highest and lowest ones; None without any."""
-    for table, at in _by_transformation(row):
-        measure = next((i for i, each in enumerate(table.columns) if each.kind == "share"), None)
-        if measure is None:
-            continue
-        cells = [(cells[at], cells[measure]) for cells in table.table().rows]
-        known = [(name, value[0] if isinstance(value, tuple) else value) for name, value in cells if value is not None]
-        ordered = sorted(known, key=lambda each: -each[1])
-        half = min(_EXTREMES, len(ordered) // 2)
-        return table.caption, ordered[:half], ordered[len(ordered) - half :][::-1]
-    return None
 
 
 def _by_transformation(row: Row) -> Iterator[tuple[RowTable, int]]:
@@ -509,5 +525,6 @@ def _of_transformations(group: _Group) -> dict[str, list[Table]]:
                 found.setdefault((name, table.name, columns), []).extend(cells)
     tables: dict[str, list[Table]] = {}
     for (name, of, columns), cells in found.items():
-        tables.setdefault(name, []).append(Table(of, captions[of], (*words("backbone"), *columns), tuple(cells)))
+        table = Table(of, captions[of], (*words("backbone"), *columns), tuple(cells))
+        tables.setdefault(name, []).append(_known(table))
     return tables

@@ -186,6 +186,43 @@ def test_names_are_escaped(tmp_path: Path) -> None:
     assert HOSTILE in pages(tmp_path / "out")["index.html"].text.replace("\n", "")
 
 
+def test_rows_are_ranked_and_have_a_cell_for_each_transformation(tmp_path: Path) -> None:
+    made = results()
+    low, high = [name for name, own in made["backbones"].items() if not own.get("control")][:2]
+    for name, value in ((low, 0.25), (high, 0.75)):
+        probe = made["backbones"][name]["transformation"]["linear"]
+        probe["accuracy"]["value"] = value
+        probe["by_transformation"] = {each["name"]: value for each in made["transformations"]}
+    write_site([write_run(tmp_path / "run", made)], tmp_path / "out")
+    index = (tmp_path / "out" / "index.html").read_text()
+    by_name = {re.sub("<.*?>", "", row).split("</a>")[0]: row for row in re.findall("<tr data-.*?</tr>", index, re.S)}
+    rows = [next(row for text, row in by_name.items() if text.startswith(name)) for name in (high, low)]
+    assert index.index(rows[0]) < index.index(rows[1])
+    for row, shown_value in zip(rows, ("75.0", "25.0"), strict=True):
+        expected = [
+            f"{each['name']} {shown_value}" + ", held out" * (each["role"] == "held_out")
+            for each in made["transformations"]
+        ]
+        assert re.findall("<title>(.*?)</title>", row) == expected
+
+
+def test_a_variant_stands_beside_its_original(built: Path) -> None:
+    (page,) = (path for path in built.glob("transformations/*.html") if path.name.startswith("jpeg"))
+    original, variant = Page(page.read_text()).tags("img")[:2]
+    assert original["src"] != variant["src"]
+    (page,) = (path for path in built.glob("transformations/*.html") if path.name.startswith("identity"))
+    assert [image["src"] for image in Page(page.read_text()).tags("img")] == [original["src"]]
+
+
+def test_what_is_not_recorded_is_said_once(tmp_path: Path) -> None:
+    add_rows([foreign(own_row(), backbone={"objective": None, "licence": None, "data": None})], tmp_path / "rows")
+    write_site([tmp_path / "rows"], tmp_path / "out")
+    (row,) = (path.read_text() for path in (tmp_path / "out" / "rows").glob("*.html"))
+    assert row.count("Not recorded: Objective, Pretraining data, Licence") == 1
+    for path in (tmp_path / "out").rglob("*.html"):
+        assert not re.search("<(td|th|dd|small)[^>]*>[^<]*not recorded", path.read_text()), path
+
+
 def test_photographs_stay_out_if_asked(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run, out = shown(tmp_path / "run"), tmp_path / "out"
     assert main(["share", "site", str(run), "--out", str(out), "--without-photographs", "--json"]) == 0

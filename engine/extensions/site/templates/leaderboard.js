@@ -48,11 +48,11 @@ function sort(board, head, at) {
 }
 
 for (const board of boards) {
-  board.querySelectorAll("thead th").forEach((head, at) => {
+  board.querySelectorAll("thead th:not(.strip)").forEach((head) => {
     const button = document.createElement("button");
     button.type = "button";
     button.append(...head.childNodes);
-    button.addEventListener("click", () => sort(board, head, at));
+    button.addEventListener("click", () => sort(board, head, head.cellIndex));
     head.append(button);
     head.setAttribute("aria-sort", "none");
   });
@@ -60,5 +60,5 @@ for (const board of boards) {
 form.addEventListener("input", apply);
 form.addEventListener("reset", () => setTimeout(apply));
 form.addEventListener("submit", (event) => event.preventDefault());
-form.hidden = false;
+form.closest("details").hidden = false;
 apply();
