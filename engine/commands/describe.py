@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from substyle import __version__
 from substyle.engine import cache as artefacts
 from substyle.engine import hardware
+from substyle.engine.commands.json_output import wrapped
 from substyle.errors import ConfigError
 from substyle.kernels import cpu
 
@@ -103,7 +104,7 @@ def machine_info(options: argparse.Namespace) -> dict[str, Any]:
     print(f"cache of compiled backbones: {answer['cache']}, {size / 1e6:,.1f} MB{freed}")
     print('stages with device = "auto":')
     for stage in where:
-        print(f"  {stage.name:12} {stage.device or 'nowhere':8} {stage.library:34} {stage.why}".rstrip())
+        print(wrapped(f"  {stage.name:12} {stage.device or 'nowhere':8} {stage.library:34} {stage.why}".rstrip(), 24))
     print(f"8-bit backbones: {answer['eight_bits']}")
     print("packages:")
     for name, use in wanted.items():
@@ -147,7 +148,7 @@ def _line(row: dict[str, Any]) -> str:
     if "library" in row:
         fixed = ", ".join(f"{name} = {as_toml(value)}" for name, value in row["library"]["arguments"].items())
         drawn.append(f"{row['library']['of']} {fixed}"[:120])
-    return f"{row['name']:20} {row['kind']:9} {row['role']:9} {row['made_by']:8} {'; '.join(drawn)}"
+    return wrapped(f"{row['name']:20} {row['kind']:9} {row['role']:9} {row['made_by']:8} {'; '.join(drawn)}", 50)
 
 
 def _search_transforms(text: str) -> dict[str, Any]:
@@ -166,7 +167,7 @@ def _search_transforms(text: str) -> dict[str, Any]:
             reference = f"{prefix}:{name}"
             if text.lower() in reference.lower():
                 found[reference] = library.parameters(name)
-                print(f"{reference:45} {shown(found[reference])}")
+                print(wrapped(f"{reference:45} {shown(found[reference])}", 46))
     return {"search": text, "transformations": own, "libraries": found}
 
 
@@ -218,8 +219,10 @@ def backbones(options: argparse.Namespace) -> dict[str, Any]:
 
     rows = [{"name": f"{f.prefix}:{f.names}", "about": f.about} for f in FAMILIES.all()]
     for row in rows:
-        print(f"{row['name']:50} {row['about']}")
-    print(f"all except onnx:, adapt:, finetuned:, control:pixels and control:statistics accept the suffix {ALLOWED}\n")
+        print(wrapped(f"{row['name']:44} {row['about']}", 45))
+    taking = "all except onnx:, adapt:, finetuned:, control:pixels and control:statistics"
+    print(wrapped(f"{taking} accept the suffix {ALLOWED}"))
+    print("pooling, normalisation, source and licence of those below: --search NAME\n")
     for preset in PRESETS.values():
         print(_shown(preset))
     for shipped in SHIPPED.values():
@@ -232,11 +235,13 @@ def backbones(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def _shown(preset: Preset | Shipped) -> str:
+    network = f"{preset.architecture:42} {preset.dim:5} {preset.side:4} px  {preset.objective}"
+    return wrapped(f"{preset.name:24} {network}", 25)
+
+
+def _details(preset: Preset | Shipped) -> str:
     levels = " ".join(f"{mean:.3g}/{std:.3g}" for mean, std in zip(preset.mean, preset.std, strict=True))
-    return (
-        f"{preset.name:26} {preset.architecture:42} {preset.dim:5} {preset.pooling:16} {preset.side:4} px  "
-        f"{levels:35} {preset.objective:11} {preset.weights}; {preset.licence}"
-    )
+    return wrapped(f"  {preset.pooling}, mean/std {levels}, {preset.weights}; {preset.licence}")
 
 
 def _stored(path: Place) -> dict[str, Any]:
@@ -249,7 +254,7 @@ def _stored(path: Place) -> dict[str, Any]:
         runtime, spec = entry.facts["runtime"], entry.facts["spec"]
         objective = spec.get("objective") or stated(entry.name)[0] or "–"
         made = f"{runtime['name']} {runtime['precision']}"
-        print(f"{entry.name:50} {entry.dim:>8} {made}  {objective:11} {spec['weights']}")
+        print(wrapped(f"{entry.name:40} {entry.dim:>8} {made}  {objective:11} {spec['weights']}", 41))
     return {"store": str(path), "backbones": rows}
 
 
@@ -266,7 +271,7 @@ def _search(text: str) -> dict[str, Any]:
     names += [f"open_clip:{arch}/{tag}" for arch, tag in open_clip.list_pretrained()]
     found = [name for name in names if text.lower() in name.lower()]
     for preset in presets:
-        print(_shown(preset))
+        print(_shown(preset), _details(preset), sep="\n")
     for name in found:
         print(name)
     if not presets and not found:

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from substyle.engine.backbones.spec import EXECUTED
+from substyle.engine.commands.json_output import wrapped
 from substyle.engine.embedding.plan import lacking
 from substyle.engine.store import compaction
 from substyle.engine.store.layout import SPLITS, BackboneEntry
@@ -30,7 +31,7 @@ def store_info(options: argparse.Namespace) -> dict[str, Any]:
     """Contents and progress of a store."""
     answer = describe(EmbeddingStore.open(options.store))
     for line in _lines(answer):
-        print(line)
+        print(wrapped(line, 4 if line.startswith(" ") else 17))
     return answer
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import sys
+import textwrap
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any, TextIO
@@ -65,6 +66,11 @@ class _Printable:
 def printable(text: str) -> str:
     """Escape control characters, which terminals obey, except line breaks and tabs."""
     return _CONTROL.sub(lambda found: ascii(found[0])[1:-1], text)
+
+
+def wrapped(text: str, indent: int = 2) -> str:
+    """Break a line at 100 columns, where it has spaces, and indent what follows."""
+    return textwrap.fill(*(text, 100), subsequent_indent=" " * indent, break_long_words=False, break_on_hyphens=False)
 
 
 @contextmanager

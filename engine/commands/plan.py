@@ -12,6 +12,7 @@ import torch
 
 from substyle.engine import observability
 from substyle.engine.backbones.spec import without_own_name
+from substyle.engine.commands.json_output import wrapped
 from substyle.engine.commands.options import changes
 from substyle.engine.config import Study, TrackConfig, names_of
 from substyle.engine.devices import INT8
@@ -45,7 +46,8 @@ def plan(options: argparse.Namespace) -> dict[str, Any]:
     networks = [name for name in names if not name.startswith("control:") and "@" not in name]
     claims = forecasts(study.settings().transformations, test, len(networks))
     if claims:
-        print(f"\nhalf widths of 95 % intervals, {test:,} test photographs (in brackets: middle 90 % of kept studies):")
+        spread = "in brackets: middle 90 % of kept studies"
+        print("\n" + wrapped(f"half widths of 95 % intervals, {test:,} test photographs ({spread}):"))
     for claim in claims:
         print(f"{f'{claim.claim}: {claim.what}':48} {_half_width(claim)}")
     return answer | {"forecast": {"test": test, "claims": list(map(dataclasses.asdict, claims))}}
@@ -91,9 +93,12 @@ def _sampled(options: argparse.Namespace, study: Study, photographs: int) -> dic
     each["prepare"], fixed["prepare"] = 0.0, max(first["prepare"] + first["embed"] - line, 0.0)
     seconds = {name: fixed[name] + slope * photographs for name, slope in each.items()}
     hours, store_bytes = sum(seconds.values()) / 3600, round(photographs * variants * row_bytes)
+    took = f"{hours:.2f} hours, by a line through {half:,} and {most:,} photographs"
     print(
-        f"{photographs:,} photographs × {variants} variants on this machine: {hours:.2f} hours, by a line through "
-        f"{half:,} and {most:,} photographs; store: {store_bytes / 1e9:.2f} GB before compression"
+        wrapped(
+            f"{photographs:,} photographs × {variants} variants on this machine: {took}; "
+            f"store: {store_bytes / 1e9:.2f} GB before compression"
+        )
     )
     print(f"\n{'part':24} {'fixed, s':>12} {'s per 1,000':>12} {'hours':>9}")
     for name, slope in each.items():
@@ -136,36 +141,35 @@ def _counted(options: argparse.Namespace, study: Study, photographs: int, classe
     estimate = dataclasses.replace(estimate, not_counted=others + estimate.not_counted)
     remark, sources = "; ".join(remarks) or None, {"products": gpu.source} | SOURCES
     if remark:
-        print(remark)
+        print(wrapped(remark))
     _show(estimate)
     price = options.gpu_price and options.gpu_price * estimate.paid_gpu_hours
     if price:
         print(f"price: {price:,.2f}, of {estimate.paid_gpu_hours:,.2f} GPU hours")
     print("\nnothing was measured on a GPU:")
     for name, source in sources.items():
-        print(f"{name:14} {source}")
+        print(wrapped(f"{name:14} {source}", 15))
     return dataclasses.asdict(estimate) | {"price": price, "remark": remark, "sources": sources}
 
 
 def _show(plan: Plan) -> None:
-    print(
-        f"{plan.photographs:,} photographs × {plan.variants} variants on {plan.count} × {plan.gpu} "
-        f"({plan.machines} machine{'s' * (plan.machines > 1)}): "
-        f"{plan.hours:.2f} hours for embedding, {plan.total_hours:.2f} with probes and analysis"
-    )
+    machines = f"{plan.machines} machine{'s' * (plan.machines > 1)}"
+    size = f"{plan.photographs:,} photographs × {plan.variants} variants on {plan.count} × {plan.gpu} ({machines})"
+    took = f"{plan.hours:.2f} hours for embedding, {plan.total_hours:.2f} with probes and analysis"
+    print(wrapped(f"{size}: {took}"))
     resources = (GPU, HOST, STORAGE)
     print(f"\n{'whole study, hours':40} {'all':>7} " + " ".join(f"{name:>7}" for name in resources) + "  limited by")
     for part in plan.parts:
         busy = " ".join(f"{part.busy.get(name, 0.0):7.2f}" for name in resources)
         print(f"{f'{part.stage}: {part.name}':40} {part.hours:7.2f} {busy}  {part.limited_by}")
     print("probes and analysis run on one machine, of one backbone at a time on each GPU")
-    print("not counted:", ", ".join(("startup", "maps", "report", *plan.not_counted)))
+    print(wrapped("not counted: " + ", ".join(("startup", "maps", "report", *plan.not_counted))))
     print(f"\n{'embedding':48} {'images/s':>10} {'GPU hours':>10} {'GB':>10}  in probes")
     print(f"{'decoding, variants':48} {'':10} {plan.variant_hours:10,.2f}")
     for cost in plan.backbones:
         rate = "–" if cost.embeddings_per_s is None else f"{cost.embeddings_per_s:,.0f}"
         print(f"{cost.backbone:48} {rate:>10} {cost.gpu_hours:10,.2f} {cost.store_bytes / 1e9:10,.1f}  {cost.held}")
-    print(
-        f"store: {plan.store_bytes / 1e9:.1f} GB in {plan.shards:,} shards; embedding requests, if it and the "
-        f"photographs, in tar shards, are in buckets: {plan.gets:,} GET, {plan.puts:,} PUT"
-    )
+    size = f"store: {plan.store_bytes / 1e9:.1f} GB in {plan.shards:,} shards"
+    requests = f"{plan.gets:,} GET, {plan.puts:,} PUT"
+    buckets = "embedding requests, if it and the photographs, in tar shards, are in buckets"
+    print(wrapped(f"{size}; {buckets}: {requests}"))

@@ -210,10 +210,22 @@ def test_presets_are_shown_and_searched(capsys: pytest.CaptureFixture[str]) -> N
     expected = {"architecture": "vit_base_patch16_224.mae", "dim": 768, "side": 224, "licence": "cc-by-nc-4.0"}
     assert rows["mae:base"].items() >= expected.items()
     assert all({"pooling", "mean", "std", "weights", "about"} <= set(row) for row in rows.values())
-    line = next(line for line in shown.splitlines() if line.startswith("siglip:large ") and " 256 px " in line)
-    assert all(word in line for word in ("1024", "0.5/0.5", "siglip_256.webli", "apache-2.0"))
+    line = next(line for line in shown.splitlines() if line.startswith("siglip:large "))
+    assert line.split() == ["siglip:large", "vit_large_patch16_siglip_256.webli", "1024", "256", "px", "image_text"]
+    assert main(["backbones", "--search", "siglip:large"]) == 0
+    details = " ".join(capsys.readouterr().out.split())
+    assert all(word in details for word in ("0.5/0.5", "siglip_256.webli", "apache-2.0"))
     assert main(["backbones", "--search", "dinov3", "--json"]) == 0
     assert {"dinov3:base", "timm:vit_base_patch16_dinov3.lvd1689m"} <= set(the_json(capsys)["names"])
+
+
+@pytest.mark.parametrize("command", ["backbones", "backbones --search clip:", "transforms", "transforms --search blur",
+                                     "info", "plan studies/demo.toml --photographs 100"])  # fmt: skip
+def test_lists_fit_100_columns(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(command.split()) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) > 4
+    assert not [line for line in lines if len(line) > 100]
 
 
 def test_a_damaged_entry_is_made_anew_and_said(
