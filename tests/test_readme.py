@@ -178,9 +178,13 @@ def test_the_hours_of_a_whole_study_are_what_the_plan_says() -> None:
         assert tuple(map(float, hours)) == pytest.approx(found, abs=0.06)
 
 
+def _unwrapped(text: str) -> list[str]:
+    return re.sub(r"\n {50}", " ", text).splitlines()
+
+
 def test_the_suite_is_as_the_command_prints_it(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["transforms"]) == 0
-    printed = [line.split(maxsplit=4) for line in capsys.readouterr().out.splitlines()]
+    printed = [line.split(maxsplit=4) for line in _unwrapped(capsys.readouterr().out)]
     page = TEXT[ROOT / "docs" / "transformations.md"]
     rows = re.findall(r"^\| (\w+) \| `(\w+)` \| (train|held_out) \| (.*?) ?\|$", page, re.M)
     assert rows == [(kind, name, role, "".join(drawn).strip()) for name, kind, role, _, *drawn in printed]
@@ -189,7 +193,7 @@ def test_the_suite_is_as_the_command_prints_it(capsys: pytest.CaptureFixture[str
 @pytest.mark.parametrize("name", ["imagenet_c", "traces16", "naturalistic30", "obfuscation22"])
 def test_other_suites_are_as_the_command_prints_them(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["transforms", "--suite", name]) == 0
-    printed = {tuple(line.split()[:3]) for line in capsys.readouterr().out.splitlines()[1:]}
+    printed = {tuple(line.split()[:3]) for line in _unwrapped(capsys.readouterr().out)[1:]}
     section = re.search(rf"^## {name}\n(.*?)^## ", TEXT[ROOT / "docs" / "transformations.md"], re.M | re.S)
     assert section is not None
     prefix = {"imagenet_c": "imagenet_c_", "traces16": "traces_", "obfuscation22": "obfuscation_"}.get(name, "")
