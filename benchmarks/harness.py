@@ -158,6 +158,11 @@ def markdown(headings: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
     return "\n".join([f"| {' | '.join(first)} |", "|---" * len(first) + "|", *(f"| {' | '.join(r)} |" for r in rows)])
 
 
+def rate(per_s: float, unit: str, digits: int = 4) -> str:
+    """Format items per second, or below one per second the seconds of each."""
+    return f"{per_s:,.{digits}g} {unit}/s" if per_s >= 1 else f"{1 / per_s:,.{digits}g} s each"
+
+
 def replaced(page: str, start: str, end: str, text: str) -> str:
     """Replace the text between two markers of a page."""
     before, rest = page.split(start)
@@ -168,7 +173,7 @@ def shown(data: Mapping[str, Any]) -> str:
     """Format a result document, one line per row: rate, fraction of the ceiling, ratios to peers and facts."""
     lines = [f"{data['benchmark']}: {data['question']}"]
     for row in data["rows"]:
-        parts = [f"{row['per_s']['ours']:,.4g} {row['unit']}/s"]
+        parts = [rate(row["per_s"]["ours"], row["unit"])]
         if row["of_ceiling"] is not None:
             parts.append(f"{row['of_ceiling']:.2f} of the ceiling")
         parts += [f"{times:.2f} × {peer}" for peer, times in row["times_faster"].items()]

@@ -10,7 +10,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from benchmarks.harness import BENCHMARKS, OURS, RESULTS, ROOT, SCHEMA, markdown, replaced
+from benchmarks.harness import BENCHMARKS, OURS, RESULTS, ROOT, SCHEMA, markdown, rate, replaced
 
 _SECONDS = ("calls", "starts")  # units reported as seconds each
 PAGE = ROOT / "docs" / "performance.md"
@@ -63,7 +63,7 @@ def _rate(row: dict[str, Any]) -> str:
         return f"{per_s / 1e9:.2f} GB/s"
     if unit in _SECONDS:
         return f"{1 / per_s:.2f} s"
-    return f"{per_s:,.0f} {unit}/s" if per_s >= 10 else f"{per_s:.2g} {unit}/s"
+    return f"{per_s:,.0f} {unit}/s" if per_s >= 10 else rate(per_s, unit, 3 if per_s < 1 else 2)
 
 
 def page() -> str:

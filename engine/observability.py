@@ -193,9 +193,12 @@ class Total:
         return self.cpu / self.wall if self.wall else 0.0
 
     @property
-    def items_per_s(self) -> float:
-        """Items per second of wall time."""
-        return self.items / self.wall if self.wall else 0.0
+    def rate(self) -> str:
+        """Items per second of wall time as text, or below one per second the seconds of each; empty without items."""
+        if not self.items or not self.wall:
+            return ""
+        per_s = self.items / self.wall
+        return f"{per_s:,.1f}" if per_s >= 1 else f"{1 / per_s:,.1f} s each"
 
 
 @dataclass

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from benchmarks.harness import markdown
+from benchmarks.harness import markdown, rate
 
 SCHEMA = 1
 PASSED, FAILED, SKIPPED, MEASURED = "passed", "failed", "skipped", "measured"
@@ -96,11 +96,11 @@ def save(data: Mapping[str, Any], path: Path) -> None:
 def table(rows: Sequence[Row]) -> str:
     lines = []
     for row in rows:
-        rate = f"{row.per_s:,.4g} {row.unit}/s" if row.per_s else ""
+        per_s = rate(row.per_s, row.unit) if row.per_s else ""
         share = f"{row.of_ceiling:.2f} of {row.ceiling}" if row.of_ceiling else ""
         against = ", ".join(f"{times:.2f} × {name}" for name, times in row.times_faster.items())
         told = [row.text, *(f"{name} {_short(value)}" for name, value in row.facts.items())]
-        cells = (row.part, row.name, row.status, rate, share, against, "; ".join(filter(None, told)))
+        cells = (row.part, row.name, row.status, per_s, share, against, "; ".join(filter(None, told)))
         lines.append([cell.replace("|", "/").replace("\n", " ") for cell in cells])
     return markdown(("part", "what", "", "rate", "of the ceiling", "against", ""), lines)
 

@@ -78,10 +78,11 @@ def _embed(options: argparse.Namespace) -> dict[str, Any]:
     for name, reasons in summary.left_out.items():
         some = abbreviated([f"{key} ({reason})" for key, reason in reasons.items()], _SHOWN)
         print(f"left out {len(reasons)} of {name}: {some}")
-    rate = summary.variants / summary.seconds["total"] if summary.new_shards else 0.0
+    per_s = summary.variants / summary.seconds["total"] if summary.new_shards else 0.0
+    rate = f"{per_s:.0f} variants/s" if per_s >= 1 else f"{1 / per_s:.1f} s a variant" if per_s else ""
     print(
         f"{options.store}: {summary.images} photographs × {len(settings.transformations)} variants, new shards: "
-        f"{summary.new_shards} of {summary.shards}" + (f", {rate:.0f} variants/s" if rate else "")
+        f"{summary.new_shards} of {summary.shards}" + (f", {rate}" if rate else "")
     )
     return {**dataclasses.asdict(summary), "store": str(options.store)}
 

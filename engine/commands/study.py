@@ -127,12 +127,11 @@ def _profiled(options: argparse.Namespace) -> dict[str, Any]:
     write_durably(path, recorded.to_json())
     totals = recorded.totals()
     whole = totals["run", "whole run"].wall
-    print(f"\n{'stage':10} {'part':24} {'seconds':>9} {'share':>6} {'cores':>6} {'calls':>7} {'items/s':>10}")
+    print(f"\n{'stage':10} {'part':24} {'seconds':>9} {'share':>6} {'cores':>6} {'calls':>7} {'items/s':>12}")
     for (stage, name), total in totals.items():
-        rate = f"{total.items_per_s:,.1f}" if total.items else ""
         print(
             f"{stage:10} {name[:24]:24} {total.wall:9.2f} {total.wall / whole:6.1%} {total.busy:6.2f} "
-            f"{total.calls:7} {rate:>10}"
+            f"{total.calls:7} {total.rate:>12}"
         )
     print(f"\ntrace for chrome://tracing or Perfetto: {path}")
     rows = [

@@ -203,6 +203,7 @@ def environment() -> Environment:
         "soft": soft,
         "plain": plain,
         "brief": brief,
+        "rate": rate,
         "head_name": head_name,
         "in_words": in_words,
         "signs": signs,
@@ -239,6 +240,11 @@ def plain(value: object) -> str:
 def brief(value: float | None) -> str:
     """Format a measured number with three significant digits, or as a whole number from 100."""
     return "–" if value is None else minus(f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}")
+
+
+def rate(per_s: float | None) -> str:
+    """Format items per second, or below one per second the seconds of each."""
+    return f"{brief(1 / per_s)} s each" if per_s and 0 < per_s < 1 else brief(per_s)
 
 
 @dataclass(frozen=True)

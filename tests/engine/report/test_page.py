@@ -14,7 +14,7 @@ from tests.engine.report.real import BACKBONE, real_results, renamed, shortened
 
 from substyle.engine.report.data import show, show_interval, signs
 from substyle.engine.report.figures import draw_plots
-from substyle.engine.report.page import ReportFiles
+from substyle.engine.report.page import ReportFiles, rate
 from substyle.engine.report.tables import recall_interval
 from substyle.engine.results.model import PlainScores, ProbeScores
 from substyle.engine.stages.results import validate_results
@@ -298,3 +298,9 @@ def test_in_a_browser_a_link_opens_its_section_and_print_shows_all(full: ReportF
     printed = measured(html, 720, f"{shown}; found.unshift({wide})")
     assert printed[:2] == ["720", "none"]
     assert set(printed[2:]) == sections(Page(text))
+
+
+@pytest.mark.parametrize(("per_s", "text"), [(0.0088, "114 s each"), (0.5, "2 s each"), (1.0, "1"), (452.3, "452"),
+                                             (0.0, "0"), (None, "–")])  # fmt: skip
+def test_slow_rates_are_told_in_seconds(per_s: float | None, text: str) -> None:
+    assert rate(per_s) == text
