@@ -11,6 +11,7 @@ from typing import Any
 
 from substyle.engine.commands.options import changes
 from substyle.engine.config import BackboneChoice, labels_of
+from substyle.engine.report.data import labels_of as shown_labels
 from substyle.engine.report.page import write_tables
 from substyle.engine.stages.results import read_results, validate_results
 from substyle.engine.study import outputs
@@ -47,7 +48,7 @@ def diff(options: argparse.Namespace) -> dict[str, Any]:
         outcomes = outcomes_of(path, found[path])
         if name not in outcomes:
             raise ConfigError(str(path), f"no probes of {name}", "a run whose stage probes is complete")
-        label = documents[path].backbones[name].label or name
+        label = shown_labels(documents[path]).get(name, name)
         pair.append((label if len(runs) == 1 else f"{path}: {label}", outcomes[name]))
     made = compared(pair[0], pair[1], conditions)
     print(made.text())

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from substyle.engine.probes.outcomes import Change, ProbeOutcome, changes
-from substyle.engine.report.data import Column, Table
+from substyle.engine.report.data import Column, Table, labels_of
 from substyle.engine.report.tables import text_table
 from substyle.engine.results.model import ResultsDocument
 from substyle.errors import ConfigError
@@ -185,9 +185,10 @@ def _only(path: Path, results: ResultsDocument) -> str:
 
 
 def _find(results: ResultsDocument, name: str) -> str:
-    found = [own for own, backbone in results.backbones.items() if name in (own, backbone.label)]
+    labels = labels_of(results)
+    found = [own for own in results.backbones if name in (own, labels.get(own))]
     if len(found) != 1:
-        raise ConfigError("diff", name, ", ".join(backbone.label or own for own, backbone in results.backbones.items()))
+        raise ConfigError("diff", name, ", ".join(labels.get(own, own) for own in results.backbones))
     return found[0]
 
 

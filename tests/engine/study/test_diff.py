@@ -17,8 +17,9 @@ from tests.engine.report.real import real_results
 
 from substyle.engine.cli import main
 from substyle.engine.probes.outcomes import Change, ProbeOutcome, changes
+from substyle.engine.stages.results import validate_results
 from substyle.engine.study.compare import require_comparable
-from substyle.engine.study.diff import Condition, diff
+from substyle.engine.study.diff import Condition, chosen, diff
 from substyle.errors import ConfigError
 
 NAMES = ("identity", "jpeg", "gaussian_blur", "grayscale")
@@ -192,3 +193,14 @@ def test_two_files_of_weights_in_one_pass(
     assert "--model" in capsys.readouterr().err
     assert main(["diff", "a", "c", "out"]) == 2
     assert "allowed: a, b" in capsys.readouterr().err
+
+
+def test_networks_are_found_by_their_labels_in_the_report() -> None:
+    results = real_results("a", "b")
+    results["backbones"]["a"]["label"] = "CLIP"
+    results["backbones"]["b"]["adapter"] = {"backbone": "a", "method": "linear"}
+    document = validate_results(results)
+    run = {Path("run"): document}
+    assert chosen(run, ["CLIP", "CLIP + linear"]) == [(Path("run"), "a"), (Path("run"), "b")]
+    with pytest.raises(ConfigError, match=r"allowed: CLIP, CLIP \+ linear"):
+        chosen(run, ["CLIP", "other"])
