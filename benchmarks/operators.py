@@ -1,4 +1,4 @@
-"""Generate the table of operators in docs/transformations.md: what computes each variant, on a CPU and on a GPU.
+"""Generate the table of operators in benchmarks/TABLES.md: what computes each variant, on a CPU and on a GPU.
 
 ``python -m benchmarks.operators`` prints it; ``--write`` updates the page. Graphs for a GPU are defined without one,
 and run on the CPU to see the sizes of what is between their operators.
@@ -24,7 +24,7 @@ from substyle.pipelines import dali
 from substyle.pipelines.transforms import base, color, overlay_assets, warp
 from substyle.pipelines.transforms.registry import load_all, suite
 
-PAGE = ROOT / "docs" / "transformations.md"
+PAGE = ROOT / "benchmarks" / "TABLES.md"
 START, END = "<!-- table of operators: benchmarks/operators.py -->", "<!-- end of the table of operators -->"
 GPU = torch.device("cuda", 0)
 SIDE, BATCH, DRAWN = base.CANVAS, 256, 64
@@ -177,7 +177,7 @@ def page(text: str) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--write", action="store_true", help="update docs/transformations.md")
+    parser.add_argument("--write", action="store_true", help="update benchmarks/TABLES.md")
     if parser.parse_args().write:
         PAGE.write_text(page(PAGE.read_text()))
     else:

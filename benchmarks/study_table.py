@@ -457,27 +457,27 @@ def _per_cent(share: float | None) -> str:
 
 def pages() -> dict[Path, str]:
     made = {
-        "results": [
+        "docs/results.md": [
             *(generators_table(kept_study("generators")), kind_table(kept_study("kinds"))),
             *(table(kept_study(name)) for name in STUDIES),
         ],
-        "labels": [labels_table(kept_study("labels"))],
-        "augmentation": [augmentation_table(kept_study("augmentation"))],
-        "backbones": [_linear(kept_study("depth"), kept_study("depth")["backbones"])],
-        "blind": [
+        "docs/labels.md": [labels_table(kept_study("labels"))],
+        "docs/augmentation.md": [augmentation_table(kept_study("augmentation"))],
+        "docs/blind.md": [
             blind_table({name: kept_study(f"blind-{name}") for name in BLIND}),
             known_table(kept_study("leaks"), KNOWN),
         ],
-        "finetuning": [finetuned_table(kept_study("objective"))],
-        "analysis": [shifted_table(kept_study("shift")), domain_table(kept_study("domains"), "Transformation")],
-        "attacks": [attack_table(kept_study("attack"))],
-        "probes": [
+        "docs/finetuning.md": [finetuned_table(kept_study("objective"))],
+        "docs/attacks.md": [attack_table(kept_study("attack"))],
+        "benchmarks/TABLES.md": [
+            _linear(kept_study("depth"), kept_study("depth")["backbones"]),
             *(probing_table(kept_study("probing")), adapter_table(kept_study("adapt"))),
             *(attentive_table(kept_study("tokens")), movement_table(kept_study("leaks"))),
-            moved_table(kept_study("shift")),
+            *(moved_table(kept_study("shift")), shifted_table(kept_study("shift"))),
+            domain_table(kept_study("domains"), "Transformation"),
         ],
     }
-    return {ROOT / "docs" / f"{page}.md": "\n\n".join(tables) for page, tables in made.items()}
+    return {ROOT / page: "\n\n".join(tables) for page, tables in made.items()}
 
 
 # scores of kept tables, by their headings in earlier versions
