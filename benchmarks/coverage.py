@@ -190,7 +190,7 @@ def shown(row: dict[str, Any]) -> str:
 
 
 def summary(rows: list[dict[str, Any]]) -> str:
-    """The table of docs/concepts.md: a row for each kind."""
+    """The table of benchmarks/TABLES.md: a row for each kind."""
     headings = ("simulated", "cells", "pass", "fail", "coverage", "false verdicts, at most")
     lines = []
     for kind in dict.fromkeys(row["kind"] for row in rows):
