@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import runpy
 import subprocess
 import sys
 import tomllib
@@ -22,7 +21,6 @@ from substyle.engine.config import BackboneChoice, EmbedConfig, Settings
 from substyle.engine.embedding.plan import EmbedPlan
 from substyle.engine.embedding.prepare import PixelPipeline
 from substyle.engine.embedding.run import embed
-from substyle.engine.store.layout import TEST
 from substyle.engine.store.store import EmbeddingStore
 from substyle.engine.store.table import load_table
 from substyle.pipelines.sources import Source, open_source
@@ -82,13 +80,7 @@ def test_a_source(photographs: Source, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_transformation_and_an_analysis(
-    photographs: Source,
-    example: Callable[[str], Path],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
+def test_a_transformation(photographs: Source, example: Callable[[str], Path], tmp_path: Path) -> None:
     load_plugin(example("solarize.py"))
     names = suite("identity,solarize")
     pipeline = PixelPipeline(Settings(0, 64, names), EmbedConfig(batch=4, threads=1, shard_rows=8))
@@ -100,15 +92,6 @@ def test_a_transformation_and_an_analysis(
     assert x_TND.shape[:2] == (2, 12)
     assert np.isfinite(x_TND).all()
     assert np.abs(x_TND[0] - x_TND[1]).max() > 0.1
-
-    capsys.readouterr()
-    monkeypatch.setattr(sys, "argv", ["effective_dimension.py", str(tmp_path / "s.zarr")])
-    runpy.run_path(str(example("effective_dimension.py")))
-    printed = [line.split() for line in capsys.readouterr().out.splitlines()]
-    assert [line[:2] for line in printed] == [["control:pixels", name] for name in names]
-    for (_, _, number), x_ND in zip(printed, x_TND[:, table.rows(TEST)], strict=True):
-        value_D = np.linalg.eigvalsh(np.cov(x_ND.astype(np.float64), rowvar=False))
-        assert float(number) == pytest.approx(value_D.sum() ** 2 / (value_D**2).sum(), rel=1e-3)
 
 
 def test_a_family_of_backbones(example: Callable[[str], Path]) -> None:
