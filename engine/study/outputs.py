@@ -30,7 +30,7 @@ from substyle.engine.store.identity import PhotographsError, Remedies
 from substyle.engine.store.layout import HEADER, StoreError
 from substyle.engine.store.store import EmbeddingStore
 from substyle.engine.store.table import open_tables
-from substyle.errors import ConfigError
+from substyle.errors import ConfigError, SubstyleError
 from substyle.files import remove
 from substyle.pipelines.storage import Place, is_remote, place
 
@@ -182,12 +182,30 @@ def adding_card(folder: Path, name: str) -> AbstractContextManager[Path]:
     return replacing_own(folder, _OWN, (name, "library_name: substyle"), add=True)
 
 
+def unchanged_report(out: Path, results: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The results.json of a folder if it says what ``results`` say and its report is as it was written, else None."""
+    try:
+        before, listed = read_json(out / RESULTS), read_json(out / _OWN)["files"]
+        same = _lasting(before) == _lasting(json.loads(json.dumps(results))) and before["checksum"] == checksum(before)
+        intact = all(files.file_hash(files.inside(out, name)) == digest for name, digest in listed.items())
+    except (SubstyleError, OSError, ValueError, TypeError, KeyError, AttributeError):  # of another version, or edited
+        return None
+    return before if same and intact and {RESULTS, PAGE} <= set(listed) else None
+
+
+def _lasting(results: Mapping[str, Any]) -> dict[str, Any]:
+    """Results without what differs between two runs of the same study."""
+    throughput = {name: value for name, value in results["throughput"].items() if name != "wall_seconds"}
+    return {**results, "throughput": throughput, "created": "", "checksum": ""}
+
+
 def stamps(out: Path, slugs: Iterable[str]) -> dict[str, str]:
     """Digests (16 hex digits) of the stamps of backbones' complete results, by relative path."""
-    return _digests(out, (*(f"{stage}/{slug}" for slug in slugs for stage in folders()), *folders()))
+    return digests(out, (*(f"{stage}/{slug}" for slug in slugs for stage in folders()), *folders()))
 
 
-def _digests(out: Path, folders: Iterable[str]) -> dict[str, str]:
+def digests(out: Path, folders: Iterable[str]) -> dict[str, str]:
+    """Digests (16 hex digits) of the stamps of folders that are complete, by relative path."""
     found = {}
     for name in folders:
         note = note_of(files.inside(out, name))
@@ -211,20 +229,20 @@ def require_current(out: Path, results: Mapping[str, Any]) -> None:
     reported = results.get("stamps")
     if not in_own_folder or not isinstance(reported, dict):
         return  # results.json was copied elsewhere
-    current = _digests(out, reported)  # also of stages that are not known now
+    current = digests(out, reported)  # also of stages that are not known now
     if differing := sorted(name for name in reported if reported[name] != current.get(name)):
         raise StaleError(f"{path}: outdated, {', '.join(differing)} changed since; run substyle report")
     identity = results.get("identity", {})
     store = _store_of(out, identity.get("store"))
     if store is None:
         return
-    digests = identity.get("embeddings", {})
+    embedded = identity.get("embeddings", {})
     try:
-        tables = open_tables(store, list(digests), [row["name"] for row in results["transformations"]])
+        tables = open_tables(store, list(embedded), [row["name"] for row in results["transformations"]])
     except StoreError as error:
         raise StaleError(f"{path}: outdated, the store has changed since: {error}") from error
     for table in tables:
-        expected = identity.get("photographs"), digests[table.backbone]
+        expected = identity.get("photographs"), embedded[table.backbone]
         if (photographs_digest(table), table_digest(store, table)) != expected:
             raise StaleError(f"{path}: outdated, {store.path} has changed since; rerun the stages and report")
 

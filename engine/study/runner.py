@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -82,6 +83,7 @@ def run_study(
 def _run(
     study: Study, out: Path, images: Path | str | None, store_path: Path | Place | None, *, fresh: bool, quiet: bool
 ) -> dict[str, Any]:
+    began = time.monotonic()
     devices.resolve(study.device)  # fail early, before hours of embedding
     search_device(study.device)
     store_path = place(store_path) if store_path else store_of(study, out)
@@ -121,11 +123,19 @@ def _run(
             reports.after(stage)
         run.embedding = None  # frees compiled backbones
         own = labels_of(study.backbones)
-        results = assemble(run, study.name, note=study.note, threads=study.embed.cores, labels=own, limit=study.limit)
+        told = {name for name, found in run.results.items() if found}
+        whole = time.monotonic() - began if new and told <= run.recomputed else None
+        results = assemble(
+            *(run, study.name),
+            note=study.note, threads=study.embed.cores, labels=own, limit=study.limit, wall_seconds=whole,
+        )  # fmt: skip
         with observability.span("run", REPORTED), schedule.during(REPORT):
             draw_gallery(plan.source, study, store, out)
             (first, *_) = run.tables.values()
-            save_report(results, out, current_gallery(store, out, first) if study.gallery else None)
+            gallery = current_gallery(store, out, first) if study.gallery else None
+            if (before := outputs.unchanged_report(out, stamped(results, gallery))) is not None:
+                return before
+            save_report(results, out, gallery)
             schedule.keep()
     return results
 
@@ -239,9 +249,17 @@ def _checked(study: Study, plan: EmbedPlan, out: Path, *, quiet: bool) -> EmbedP
     return plan
 
 
+def stamped(results: dict[str, Any], gallery: Path | None) -> dict[str, Any]:
+    """Results with the stamp of the gallery that the report shows, and their checksum."""
+    if gallery is not None:
+        results["identity"] |= outputs.digests(gallery.parent, (gallery.name,))
+    results["checksum"] = checksum(results)
+    return results
+
+
 def save_report(results: dict[str, Any], out: Path, gallery: Path | None) -> None:
     """Write ``results.json`` and the report."""
-    results["checksum"] = checksum(results)
+    stamped(results, gallery)
     with outputs.replacing_report(out) as new:
         write_durably(new / RESULTS, json.dumps(results, indent=1, allow_nan=False).encode())
         write_report(validate_results(results), new, gallery=gallery, pictures=out)
