@@ -18,7 +18,7 @@ from substyle.engine.probes.tasks import class_task, kind_task, transformation_t
 from substyle.engine.report.parts import parts
 from substyle.engine.results.model import SCHEMA, ResultsDocument
 from substyle.engine.stages import registry
-from substyle.engine.stages.execution import folder_of
+from substyle.engine.stages.execution import config_of, folder_of
 from substyle.engine.stages.pictures import file_contents
 from substyle.engine.stages.results import validate_results
 from substyle.engine.stages.stage import Run, Unit
@@ -36,7 +36,14 @@ _LIBRARIES = ("torch", "openvino", "nvidia-dali-cuda130", "timm", "open_clip_tor
 
 
 def assemble(
-    run: Run, name: str, *, note: str = "", threads: int, labels: Mapping[str, str], limit: int = 0
+    run: Run,
+    name: str,
+    *,
+    note: str = "",
+    threads: int,
+    labels: Mapping[str, str],
+    limit: int = 0,
+    wall_seconds: float | None = None,
 ) -> dict[str, Any]:
     """Assemble results.json from the results of all stages.
 
@@ -47,6 +54,7 @@ def assemble(
         threads: CPU threads of the run.
         labels: labels of backbones that have one.
         limit: maximum number of photographs, which results with a study state.
+        wall_seconds: wall time of a run that has embedded and computed all of its results.
     """
     store, out, tables = run.store, run.out, list(run.tables.values())
     entries = [store.backbone(table.backbone) for table in tables]
@@ -91,7 +99,7 @@ def assemble(
         "stamps": stamps(out, slugs),
         "settings": _settings(run),
         **({"study": _stated(run, run.study, limit)} if run.study else {}),
-        "throughput": _throughput(entries, table, sum(spent.values()), out),
+        "throughput": _throughput(run, entries, table, sum(spent.values()), wall_seconds),
         "environment": {
             "python": platform.python_version(),
             **{library: found for library, found in versions(*_LIBRARIES).items() if found},
@@ -200,13 +208,16 @@ def _chance(table: EmbeddingTable) -> dict[str, float]:
     return found
 
 
-def _throughput(entries: list[BackboneEntry], table: EmbeddingTable, embed_seconds: float, out: Path) -> dict[str, Any]:
+def _throughput(
+    run: Run, entries: list[BackboneEntry], table: EmbeddingTable, embed_seconds: float, wall_seconds: float | None
+) -> dict[str, Any]:
     variants = len(table.keys) * len(table.transformations)
     # imported embeddings have no rate
     rates = {entry.name: entry.facts["rate"] for entry in entries if entry.facts.get("rate")}
+    by_stage = {stage: seconds(folders) for stage, folders in _folders(run).items()}
     spent = {
-        f"{what}_seconds": round(seconds(out / folder / entry.slug for entry in entries), 2)
-        for what, folder in (("probe", "probes"), ("analysis", "analysis"))
+        "probe_seconds": round(by_stage.get("probes", 0.0), 2),
+        "analysis_seconds": round(by_stage.get("analysis", 0.0), 2),
     }
     if not embed_seconds:
         return spent
@@ -217,5 +228,19 @@ def _throughput(entries: list[BackboneEntry], table: EmbeddingTable, embed_secon
         "backbone_only_per_s": rates,
         "embed_seconds": round(embed_seconds, 2),
         **spent,
-        "total_seconds": round(embed_seconds + sum(spent.values()), 2),
+        "total_seconds": round(embed_seconds + sum(by_stage.values()), 2),
+        **({"wall_seconds": round(wall_seconds, 2)} if wall_seconds else {}),
     }
+
+
+def _folders(run: Run) -> dict[str, list[Path]]:
+    """Folders of results by stage, for stages that have results."""
+    found = {}
+    for stage in registry.stages():
+        config = config_of(stage, run)
+        if run.results.get(stage.name):
+            units = [Unit(name, run.store.backbone(name).slug) for name in run.tables] + [Unit()]
+            found[stage.name] = [
+                folder_of(stage, run, unit) for unit in (stage.units(run, config) if config else units)
+            ]
+    return found
