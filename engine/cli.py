@@ -162,8 +162,17 @@ def _tell(error: BaseException) -> _Failure:
     return failure
 
 
+def _log_level() -> str:
+    """The level of messages on stderr, from $SUBSTYLE_LOG."""
+    level = os.environ.get("SUBSTYLE_LOG", "warning").upper()
+    if level not in ("DEBUG", "INFO", "WARNING", "ERROR"):
+        raise ConfigError("$SUBSTYLE_LOG", level.lower(), "debug, info, warning or error")
+    return level
+
+
 def _run(options: argparse.Namespace) -> dict[str, Any]:
-    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s", stream=sys.stderr)
+    logging.basicConfig(format="%(levelname)s %(message)s", stream=sys.stderr)
+    logging.getLogger("substyle").setLevel(_log_level())
     # no command needs the hub client's progress bars or its warning about missing tokens
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     with _held_back(), _uncollected():

@@ -6,17 +6,19 @@ import io
 import json
 import math
 import os
+import re
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence, Sized
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any, TextIO
 
 from tqdm import tqdm
 
 _LINE_EVERY_S, _REFRESH_S = 15.0, 0.5  # in a log, and of a bar in a terminal
+_TICK_S = 1.0  # between two drawings of a bar that does not advance
 _REPORT_EVERY_S = 10.0  # to listeners
 _MEMORY_S = 60.0  # of the rate: one slow batch changes it little
 
@@ -68,6 +70,11 @@ class ProgressBar(tqdm):  # type: ignore[misc]
         )  # fmt: skip
         self.reported_at = time.monotonic()
         self.shown_at = self.reported_at if self.log else -math.inf  # the first note is shown at once
+
+    @staticmethod
+    def format_meter(*args: object, **kwargs: object) -> str:
+        """The text of a bar. A rate below one per second is "1.70 s/step", where tqdm has "1.70s/ steps"."""
+        return re.sub(r"s/ (\w+?)s?\b", r" s/\1", tqdm.format_meter(*args, **kwargs))
 
     def display(self, msg: str | None = None, pos: int | None = None) -> None:
         """Draw the bar, or write a line unless there is nothing to say yet."""
@@ -132,13 +139,38 @@ ProgressBar.set_lock(threading.RLock())  # tqdm's own is a semaphore of the syst
 
 
 @contextmanager
-def stage(name: str, total: int, unit: str, *, done: int = 0, quiet: bool = False) -> Iterator[ProgressBar]:
-    """Show the progress of a stage of ``total`` items, ``done`` of them finished in earlier runs."""
+def stage(
+    name: str, total: int, unit: str, *, done: int = 0, estimated: bool = False, quiet: bool = False
+) -> Iterator[ProgressBar]:
+    """Show the progress of a stage.
+
+    Args:
+        total: number of items.
+        done: items that were finished in earlier runs.
+        estimated: ``total`` is an estimate; the items of the block are all there are.
+        quiet: hide progress.
+    """
     bar = ProgressBar(name, total, unit, done, io.StringIO() if quiet else sys.stderr)
-    try:
-        yield bar
-    finally:
-        bar.end()
+    with ExitStack() as ticking:
+        if not bar.log:
+            ended = threading.Event()
+            ticker = threading.Thread(target=_tick, args=(bar, ended), daemon=True)
+            ticker.start()
+            ticking.callback(ticker.join)
+            ticking.callback(ended.set)
+        try:
+            yield bar
+            if estimated:
+                bar.desc, bar.total = name, bar.n
+        finally:
+            ticking.close()
+            bar.end()
+
+
+def _tick(bar: ProgressBar, ended: threading.Event) -> None:
+    """Draw a bar each second, so that its time goes on where an item takes long."""
+    while not ended.wait(_TICK_S):
+        bar.refresh()
 
 
 # Time spans. Recording is off outside `recording`; a span then costs two readings of the wall clock.

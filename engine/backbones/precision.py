@@ -6,6 +6,7 @@ the same precision under any load.
 
 from __future__ import annotations
 
+import logging
 import sys
 from collections.abc import Sequence
 
@@ -15,6 +16,8 @@ from substyle.engine.backbones.runtimes.base import FLOAT32, PrecisionPolicy
 from substyle.engine.backbones.runtimes.tensorrt import EngineError
 from substyle.engine.devices import AUTO, Precision, as_eight_bits, as_precision
 from substyle.kernels import cpu
+
+log = logging.getLogger(__name__)
 
 _FLOAT32_LAYERS = (0, 2, 8)  # and half of all
 _UNQUANTISED = (0, 1, 2, 4, 8)  # sixteenths of a network's layers
@@ -71,7 +74,7 @@ def _first_that_passes(gate: PrecisionGate, candidates: Sequence[PrecisionPolicy
         except (RejectedError, EngineError) as error:  # a card may not support the precision
             if policy in (FLOAT32, candidates[-1]):  # float32 that is wrong says nothing about others
                 raise
-            print(f"{name}: {label(policy)} failed: {error}", file=sys.stderr)
+            log.info("%s: %s failed: %s", name, label(policy), error)
         else:
             break
     if policy != candidates[0]:

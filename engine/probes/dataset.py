@@ -366,7 +366,7 @@ def hold(table: EmbeddingTable, config: ProbeConfig, device: torch.device, *, qu
         return Resident.of(table, device)  # no copy needed
     budget = budget_of(table, device, config.stream_buffer)
     how, held = budget.place(config.expert.table)
-    if not quiet:
+    if not quiet and (how != FLOAT16 or held is not budget.device):
         where = {id(budget.host): " from host memory", id(budget.device): ""}.get(id(held), " from the store")
         print(f"probes {table.backbone}: embeddings {budget.words(how, held)}{where}", file=sys.stderr, flush=True)
     if held is None:

@@ -60,7 +60,10 @@ def run_probes(
     identity(table)
     names = [name for name in config.tasks if multitask or name != "multitask"]
     run = _Run(table, config, names, out_dir, dict(metadata or {}), quiet)
-    with threads(config.threads), stage(f"probes {table.backbone}", run.total, "steps", quiet=quiet) as bar:
+    with (
+        threads(config.threads),
+        stage(f"probes {table.backbone}", run.total, "steps", estimated=True, quiet=quiet) as bar,
+    ):
         for name in names:
             if name == "multitask":
                 run.multitask(bar)

@@ -15,8 +15,8 @@ from substyle.engine.probes.config import ProbeConfig
 from substyle.engine.stages import registry
 from substyle.engine.stages.execution import config_of, folder_of
 from substyle.engine.stages.probes import STAGE
-from substyle.engine.stages.results import validate_results
 from substyle.engine.stages.registry import AnyStage
+from substyle.engine.stages.results import validate_results
 from substyle.engine.stages.stage import Run
 from substyle.engine.stages.stamp import note_of
 from substyle.engine.store.table import EmbeddingTable

@@ -374,6 +374,12 @@ def test_what_does_not_go_with_a_study_or_with_photographs_is_refused(
     assert not (tmp_path / "runs").exists()
 
 
+def test_another_log_level_is_refused(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setenv("SUBSTYLE_LOG", "loud")
+    assert main(["transforms"]) == 2
+    assert "$SUBSTYLE_LOG: got loud; allowed: debug, info, warning or error" in capsys.readouterr().err.replace("'", "")
+
+
 def test_dashes_that_end_the_options_are_given_once(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stop:
         main(["stage", "a", "--", "--"])
