@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache, cached_property
 from itertools import chain
 
@@ -305,6 +306,19 @@ class PendingShards:
     lacking_WBT: NDArray[np.bool_]
     total: int
     done: int
+
+    def split(self, images: int) -> tuple[PendingShards, PendingShards]:
+        """A few shards, spread over all, with about so many photographs, and the others."""
+        count = len(self.shard_W)
+        wanted = min(math.ceil(images * count / max(int(self.size_W.sum()), 1)), count)
+        few_W = np.zeros(count, np.bool_)
+        few_W[np.arange(wanted) * count // max(wanted, 1)] = True
+        few, rest = (
+            replace(self, shard_W=self.shard_W[W], size_W=self.size_W[W], lacking_WBT=self.lacking_WBT[W])
+            for W in (few_W, ~few_W)
+        )
+        made = int((few.size_W * np.count_nonzero(few.lacking_WBT, axis=(1, 2))).sum())
+        return few, replace(rest, done=self.done + made)
 
     @cached_property
     def lacking(self) -> dict[int, Lacking]:

@@ -6,6 +6,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeAlias
 
@@ -31,11 +32,23 @@ from substyle.errors import ConfigError, MissingError, abbreviated
 from substyle.pipelines.sources import Named, Source
 
 
+@dataclass(frozen=True)
+class Early:
+    """What is called once a number of photographs, from all parts of the source, are embedded."""
+
+    photographs: int
+    call: Callable[[], None]
+
+
+_MANY = 1.5  # times as many photographs are left before it is worth to stop
+
+
 def embed(
     plan: EmbedPlan,
     backbones: Sequence[BackboneChoice],
     *,
     begin: Callable[[], None] = lambda: None,
+    early: Early | None = None,
     quiet: bool = False,
 ) -> EmbedSummary:
     """Embed every variant of every photograph by every backbone. Finished shards are skipped.
@@ -44,6 +57,7 @@ def embed(
         plan: photographs, store, settings and tools.
         backbones: names with optional weights and precision.
         begin: called after the photographs have been matched with the store and before anything is changed.
+        early: called once a number of photographs are embedded, if there are many more; not with remote workers.
 
     Raises:
         ConfigError, StoreError, LockedError, WeightsError, GateError, OverflowError16: finished shards are kept in all
@@ -78,7 +92,7 @@ def embed(
         del compiled
         if workers is not None:  # they have their own, and one shares this process's GPU
             plan.pipeline.release()
-        summary = _fill(plan, facts, rows, execute, quiet=quiet)
+        summary = _fill(plan, facts, rows, execute, early if workers is None else None, quiet=quiet)
     summary.seconds["prepare"] = ready - start
     summary.seconds["total"] = time.perf_counter() - start
     return summary
@@ -110,7 +124,9 @@ def _facts(plan: EmbedPlan, compiled: Sequence[CompiledBackbone]) -> tuple[Facts
     return [facts for backbone in compiled for facts in backbone.describe()], rows
 
 
-def _fill(plan: EmbedPlan, facts: Facts, rows: int, execute: Executor, *, quiet: bool) -> EmbedSummary:
+def _fill(
+    plan: EmbedPlan, facts: Facts, rows: int, execute: Executor, early: Early | None = None, *, quiet: bool
+) -> EmbedSummary:
     settings = plan.pipeline.settings
     summary = EmbedSummary()
     start = time.perf_counter()
@@ -132,6 +148,10 @@ def _fill(plan: EmbedPlan, facts: Facts, rows: int, execute: Executor, *, quiet:
         summary.variants = summary.images * len(settings.transformations)
         if (age := files.age()) is not None:
             summary.seconds["ready"] = age
+        if early is not None and missing.size_W.sum() >= _MANY * early.photographs:
+            few, missing = missing.split(early.photographs)
+            execute(EmbedTask(store, plan, entries, run, few, summary, quiet))
+            early.call()
         execute(EmbedTask(store, plan, entries, run, missing, summary, quiet))
         with lock.mutex(plan.store_path):
             compaction.compact(plan.store_path)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 import time
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 
@@ -23,7 +25,10 @@ from substyle.engine.store.table import EmbeddingTable
 from substyle.engine.study import outputs
 from substyle.engine.study.document import assemble
 from substyle.engine.study.report import write_report
+from substyle.errors import SubstyleError
 from substyle.kernels.philox import image_keys
+
+log = logging.getLogger(__name__)
 
 PHOTOGRAPHS = 200  # of the first report at most, so that a large study does not wait for it
 _EVERY_S = 60.0  # between two reports, each of which takes seconds
@@ -36,58 +41,73 @@ class ProvisionalReports:
     their numbers for those of the run.
 
     Args:
-        run: with embeddings, and results of no stage.
+        photographs: number of photographs of the study.
     """
 
-    def __init__(self, run: Run, study: Study) -> None:
-        self.run, self.study = run, study
+    def __init__(self, study: Study, out: Path, photographs: int, *, quiet: bool = False) -> None:
+        self.study, self.photographs, self.quiet = study, photographs, quiet
         self.pending = [stage for stage in registry.stages() if stage.of(study) is not None]
-        self.wanted = not (run.out / outputs.RESULTS).exists()
+        self.wanted = not (out / outputs.RESULTS).exists()
+        self.begun = False
         self.written = time.monotonic()
 
-    def begin(self) -> None:
-        """Write a report of linear probes, unless an interrupted run has left its probes."""
-        config = config_of(STAGE, self.run)
+    def begin(self, run: Run, *, embedding: bool = False) -> None:
+        """Write a report of linear probes, unless an interrupted run has left its probes.
+
+        Args:
+            run: with embeddings, and results of no stage.
+            embedding: other photographs are embedded next.
+        """
+        self.begun = True
+        config = config_of(STAGE, run)
         if not self.wanted or config is None or "linear" not in config.heads:
             return
-        if all(note_of(folder_of(STAGE, self.run, unit)) for unit in STAGE.units(self.run, config)):
+        if all(note_of(folder_of(STAGE, run, unit)) for unit in STAGE.units(run, config)):
             return
-        of_all = len(next(iter(self.run.tables.values())).keys)
-        shown = f"{PHOTOGRAPHS} of the {of_all:,}" if of_all > PHOTOGRAPHS else str(of_all)
-        own = _linear(config, classes=of_all <= PHOTOGRAPHS)
-        tables = {name: _few(table, self.study.seed) for name, table in self.run.tables.items()}
+        try:
+            self._linear(run, config, embedding=embedding)
+        except SubstyleError as error:  # such as no test photograph among the few; the whole study says it itself
+            log.info("no provisional report: %s", error)
+
+    def _linear(self, run: Run, config: ProbeConfig, *, embedding: bool) -> None:
+        tables = {name: _few(table, self.study.seed) for name, table in run.tables.items()}
+        count = len(next(iter(tables.values())).keys)
+        shown = str(count) if count == self.photographs else f"{count} of the {self.photographs:,}"
+        own = _settings(config, classes=self.photographs <= PHOTOGRAPHS)
         with (
-            files.new_files(self.run.out) as folder,
-            observability.stage("first report", len(tables) + 1, "steps", quiet=self.run.quiet) as bar,
+            files.new_files(run.out) as folder,
+            observability.stage("first report", len(tables) + 1, "steps", quiet=self.quiet) as bar,
         ):
-            small = replace(self.run, out=folder, tables=tables, results={STAGE.name: {}}, quiet=True, _once={})
+            small = replace(run, out=folder, tables=tables, results={STAGE.name: {}}, quiet=True, _once={})
             for unit in STAGE.units(small, own):
                 (folder / unit.folder).mkdir()
                 STAGE.compute(small, own, unit, folder / unit.folder)
                 small.results[STAGE.name][unit.key] = STAGE.load(small, folder / unit.folder)
                 bar.advance()
-            self._write(small, f"Linear probes of {shown} photographs, trained once; intervals leave out training.")
+            what = f"Linear probes of {shown} photographs, trained once; intervals leave out training."
+            self._write(small, run.out, what, embedding=embedding)
             bar.advance()
 
-    def after(self, stage: AnyStage) -> None:
+    def after(self, run: Run, stage: AnyStage) -> None:
         """Write a report of all results so far, if the last one is old and others are pending."""
         self.pending = [each for each in self.pending if each.name != stage.name]
         if self.wanted and self.pending and time.monotonic() - self.written > _EVERY_S:
-            self._write(self.run, "")
+            self._write(run, run.out, "")
 
-    def _write(self, run: Run, what: str) -> None:
-        pending = ", ".join(each.name.replace("_", " ") for each in self.pending)
+    def _write(self, run: Run, out: Path, what: str, *, embedding: bool = False) -> None:
+        stages = [each.name.replace("_", " ") for each in self.pending]
+        pending = ", ".join(["embeddings of the others"] * embedding + stages)
         note = f"{what} Pending: {pending}. This page is replaced when they are computed.".strip()
         name, own = f"{self.study.name} (provisional)", labels_of(self.study.backbones)
         results = assemble(run, name, note=note, threads=self.study.embed.cores, labels=own, limit=self.study.limit)
-        with outputs.replacing_report(self.run.out) as new:
-            write_report(validate_results(results), new, pictures=self.run.out)
-        if not self.run.quiet:
-            print(f"provisional report: {self.run.out / outputs.PAGE} (pending: {pending})", file=sys.stderr)
+        with outputs.replacing_report(out) as new:
+            write_report(validate_results(results), new, pictures=out)
+        if not self.quiet:
+            print(f"provisional report: {out / outputs.PAGE} (pending: {pending})", file=sys.stderr)
         self.written = time.monotonic()
 
 
-def _linear(config: ProbeConfig, *, classes: bool) -> ProbeConfig:
+def _settings(config: ProbeConfig, *, classes: bool) -> ProbeConfig:
     """Settings of linear probes that are trained once. Few photographs of many classes say little about the class."""
     chosen = {"transformation", "kind"} | ({"class"} if classes else set())
     tasks = tuple(task for task in config.tasks if task in chosen)

@@ -16,7 +16,7 @@ from substyle.engine.config import EmbedConfig, Study, labels_of, names_of
 from substyle.engine.embedding.plan import EmbedPlan
 from substyle.engine.embedding.preflight import SplitCounts, check_study
 from substyle.engine.embedding.prepare import require_weights
-from substyle.engine.embedding.run import complete, embed, repair, require_same
+from substyle.engine.embedding.run import Early, complete, embed, repair, require_same
 from substyle.engine.stages import registry
 from substyle.engine.stages.added import embed_added
 from substyle.engine.stages.execution import computed, kept
@@ -30,7 +30,7 @@ from substyle.engine.store import catalog, lock
 from substyle.engine.store.files import write_durably
 from substyle.engine.store.identity import RUN
 from substyle.engine.store.store import EmbeddingStore
-from substyle.engine.study import outputs
+from substyle.engine.study import outputs, provisional
 from substyle.engine.study.document import assemble
 from substyle.engine.study.outputs import RESULTS, STORE
 from substyle.engine.study.plan import plan_of, require_elsewhere, stated_limit, store_of
@@ -102,25 +102,34 @@ def _run(
     schedule = Schedule(
         names, list(stages), len(plan.records()) * len(transformations), repr((transformations, stages))
     )
+    reports = ProvisionalReports(study, out, len(plan.records()), quiet=quiet)
+    checkpoints = {name: choice.checkpoint for choice in study.backbones for name in choice.names}
+
+    def opened(store: EmbeddingStore) -> Run:
+        tables = open_tables(store, names, study.settings().transformations)
+        by_name = {table.backbone: table for table in tables}
+        return Run(store, out, by_name, study, source=plan.source, checkpoints=checkpoints, quiet=quiet)
+
+    early = Early(
+        provisional.PHOTOGRAPHS, lambda: reports.begin(opened(EmbeddingStore.open(plan.store_path)), embedding=True)
+    )
     with outputs.locked(out):
         new = not plan.exists
         with schedule.during(EMBED):
-            store = _embedded(study, plan, out, quiet=quiet)
+            store = _embedded(study, plan, out, early if reports.wanted else None, quiet=quiet)
             if new:
                 schedule.keep()
-        opened = open_tables(store, names, study.settings().transformations)
-        tables, embedding = {table.backbone: table for table in opened}, Embedding(plan, study.backbones, quiet=quiet)
-        checkpoints = {name: choice.checkpoint for choice in study.backbones for name in choice.names}
-        run = Run(store, out, tables, study, {}, embedding, plan.source, checkpoints, quiet=quiet)
-        reports = ProvisionalReports(run, study)
-        reports.begin()
+        run = opened(store)
+        run.embedding = Embedding(plan, study.backbones, quiet=quiet)
+        if not reports.begun:
+            reports.begin(run)
         for stage in registry.stages():
             with observability.span("run", stage.name, len(run.tables)), schedule.during(stage.name):
                 run.results[stage.name] = found = computed(stage, run)
                 embed_added(run, stage, found)
                 if stage.name in run.recomputed or not found:
                     schedule.keep(others=bool(found))  # this study may have nothing to compute
-            reports.after(stage)
+            reports.after(run, stage)
         run.embedding = None  # frees compiled backbones
         own = labels_of(study.backbones)
         told = {name for name, found in run.results.items() if found}
@@ -183,7 +192,7 @@ def report_study(
     return results
 
 
-def _embedded(study: Study, plan: EmbedPlan, out: Path, *, quiet: bool) -> EmbeddingStore:
+def _embedded(study: Study, plan: EmbedPlan, out: Path, early: Early | None, *, quiet: bool) -> EmbeddingStore:
     """Embed by the backbones of a study. Returns the store."""
 
     def begin() -> None:
@@ -191,7 +200,7 @@ def _embedded(study: Study, plan: EmbedPlan, out: Path, *, quiet: bool) -> Embed
         outputs.claim(out, plan.store_path, uuid)
 
     with observability.span("run", "embed"):
-        embed(plan, study.backbones, begin=begin, quiet=quiet)
+        embed(plan, study.backbones, begin=begin, early=early, quiet=quiet)
     store = EmbeddingStore.open(plan.store_path)
     outputs.claim(out, plan.store_path, store.uuid)
     return store

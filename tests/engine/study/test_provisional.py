@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -14,9 +15,11 @@ from tests.engine.probes.conftest import make_table  # noqa: F401 (a fixture)
 
 from substyle.engine import observability
 from substyle.engine.cli import main
+from substyle.engine.embedding.plan import PendingShards
 from substyle.engine.stages.registry import stage as stage_of
 from substyle.engine.store.table import EmbeddingTable
 from substyle.engine.study import provisional
+from substyle.errors import SubstyleError
 
 STUDY = """
 name = "small"
@@ -37,8 +40,8 @@ doublings = 1
 """
 
 
-def runs(tmp_path: Path, photographs: Path) -> Callable[[], int]:
-    (tmp_path / "small.toml").write_text(STUDY)
+def runs(tmp_path: Path, photographs: Path, more: str = "") -> Callable[[], int]:
+    (tmp_path / "small.toml").write_text(STUDY + more)
     words = ["run", str(tmp_path / "small.toml"), "--images", str(photographs), "--out", str(tmp_path / "out")]
     return lambda: main(words)
 
@@ -81,6 +84,52 @@ def test_a_run_reports_before_it_ends_and_a_second_one_writes_nothing(
     results.write_text(results.read_text().replace('"name": "small"', '"name": "other"'))
     assert run() == 0
     assert json.loads(results.read_text())["name"] == "small"
+
+
+def test_the_first_report_does_not_wait_for_all_photographs(
+    tmp_path: Path, two_classes: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run, page = runs(tmp_path, two_classes, "[embed]\nshard_rows = 4\nbatch = 4"), tmp_path / "out" / "report.html"
+    monkeypatch.setattr(provisional, "PHOTOGRAPHS", 16)
+    with monkeypatch.context() as patched:
+        patched.setattr(type(stage_of("analysis")), "compute", stopped)
+        assert run() == 130
+    assert "Linear probes of 16 of the 40 photographs" in page.read_text()
+    assert "Pending: embeddings of the others, probes" in page.read_text()
+    said = capsys.readouterr().err
+    assert "embed:  40% 128/320" in said
+    assert said.index("embed:  40% 128/320") < said.index("provisional report") < said.index("embed: 100% 320/320")
+    assert run() == 0
+    assert json.loads((tmp_path / "out" / "results.json").read_text())["images"] == 40
+
+
+def test_a_report_that_cannot_be_made_early_stops_nothing(
+    tmp_path: Path, two_classes: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(provisional, "_few", Mock(side_effect=SubstyleError("no test photographs")))
+    monkeypatch.setenv("SUBSTYLE_LOG", "info")
+    assert runs(tmp_path, two_classes)() == 0
+    assert "provisional" not in (tmp_path / "out" / "report.html").read_text()
+    assert "provisional report:" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("images", [1, 7, 20, 60, 1000])
+def test_a_few_shards_of_all_parts_come_first(images: int) -> None:
+    rng = np.random.default_rng(images)
+    sizes, lacks = rng.integers(1, 9, 11), rng.random((11, 2, 3)) < 0.7
+    shards, total = np.sort(rng.choice(50, 11, replace=False)), 6 * int(sizes.sum()) + 90
+    missing = int((sizes[:, None, None] * lacks).sum())
+    todo = PendingShards(200, 50, ("a", "b", "c"), shards, sizes, lacks, total, total - missing)
+    few, rest = todo.split(images)
+    assert sorted([*few.shard_W, *rest.shard_W]) == shards.tolist()
+    assert few.sizes | rest.sizes == todo.sizes
+    assert {**few.lacking, **rest.lacking} == todo.lacking
+    assert (few.total, few.done) == (total, todo.done)
+    of_rest = int((rest.size_W[:, None, None] * rest.lacking_WBT).sum())
+    assert rest.total - rest.done == of_rest
+    assert len(few.shard_W) == min(-(-images * 11 // int(sizes.sum())), 11)
+    assert few.shard_W[0] == shards[0]
+    assert len(few.shard_W) < 2 or np.diff(np.searchsorted(shards, few.shard_W)).max() <= -(-11 // len(few.shard_W))
 
 
 def test_the_total_is_that_of_all_stages(tmp_path: Path, two_classes: Path) -> None:
