@@ -292,7 +292,7 @@ def main() -> int:
         draw([(title, chance, scores)], kept, FINDING, 7.5, note, best=True)
         PAGE.write_text(written(PAGE.read_text(), text))
         note = "accuracy in per cent, 95 % intervals; dotted: chance"
-        draw(panels, kept, FIGURE, 10.5, note)
+        draw(panels, kept, FIGURE, 9, note)
         note = "accuracy and R² in per cent, 95 % intervals; hollow: class held fixed; dotted: chance"
         draw(label_panels(load("labels")), load("labels"), LABELS, 6.5, note)
     return 0
