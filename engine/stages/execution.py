@@ -117,6 +117,7 @@ def computed(stage: Stage[C, R], run: Run) -> dict[str, R]:
         return {}
     run.begin(stage.name)
     units = list(dict.fromkeys(stage.units(run, config)))
+    run.folders[stage.name] = [folder_of(stage, run, unit) for unit in units]
     if isinstance(stage, EmbeddingStage):
         stage.prepare(run, config)
     stamps = {unit: stamp_of(stage, run, config, unit) for unit in units}
@@ -171,6 +172,7 @@ def kept(stage: Stage[C, R], run: Run) -> dict[str, R]:
             config = own
         require_fresh(folder, note, stamp_of(stage, run, own, unit, note.stamp.settings), command)
         found[unit.key] = stage.load(run, folder)
+        run.folders.setdefault(stage.name, []).append(folder)
     return found
 
 

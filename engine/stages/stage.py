@@ -118,6 +118,7 @@ class Run:
         results: results by stage and key of the unit, of stages that have finished.
         outdated: units of the stage that is being computed, whose results are missing or outdated.
         recomputed: names of stages all of whose results were computed, none loaded.
+        folders: folders of the results of stages, by name.
         quiet: hide progress.
     """
 
@@ -132,6 +133,7 @@ class Run:
     results: dict[str, dict[str, Any]] = field(default_factory=dict)
     outdated: Sequence[Unit] = ()
     recomputed: set[str] = field(default_factory=set)
+    folders: dict[str, list[Path]] = field(default_factory=dict)
     quiet: bool = False
     _once: dict[Hashable, Any] = field(default_factory=dict)
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict
 from datetime import UTC, datetime
-from pathlib import Path, PurePath
+from pathlib import PurePath
 from typing import Any
 
 from substyle import __version__
@@ -18,7 +18,7 @@ from substyle.engine.probes.tasks import class_task, kind_task, transformation_t
 from substyle.engine.report.parts import parts
 from substyle.engine.results.model import SCHEMA, ResultsDocument
 from substyle.engine.stages import registry
-from substyle.engine.stages.execution import config_of, folder_of
+from substyle.engine.stages.execution import folder_of
 from substyle.engine.stages.pictures import file_contents
 from substyle.engine.stages.results import validate_results
 from substyle.engine.stages.stage import Run, Unit
@@ -214,7 +214,7 @@ def _throughput(
     variants = len(table.keys) * len(table.transformations)
     # imported embeddings have no rate
     rates = {entry.name: entry.facts["rate"] for entry in entries if entry.facts.get("rate")}
-    by_stage = {stage: seconds(folders) for stage, folders in _folders(run).items()}
+    by_stage = {stage: seconds(folders) for stage, folders in run.folders.items()}
     spent = {
         "probe_seconds": round(by_stage.get("probes", 0.0), 2),
         "analysis_seconds": round(by_stage.get("analysis", 0.0), 2),
@@ -231,16 +231,3 @@ def _throughput(
         "total_seconds": round(embed_seconds + sum(by_stage.values()), 2),
         **({"wall_seconds": round(wall_seconds, 2)} if wall_seconds else {}),
     }
-
-
-def _folders(run: Run) -> dict[str, list[Path]]:
-    """Folders of results by stage, for stages that have results."""
-    found = {}
-    for stage in registry.stages():
-        config = config_of(stage, run)
-        if run.results.get(stage.name):
-            units = [Unit(name, run.store.backbone(name).slug) for name in run.tables] + [Unit()]
-            found[stage.name] = [
-                folder_of(stage, run, unit) for unit in (stage.units(run, config) if config else units)
-            ]
-    return found

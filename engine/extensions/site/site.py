@@ -117,7 +117,7 @@ class _Group:
         for table, at in _by_transformation(row):
             names = [column.name for column in table.columns]
             if table.name == "per_transformation" and key in names:
-                by = {str(cells[at]): cells[names.index(key)] for cells in table.rows}
+                by = {str(cells[at]): _value(cells[names.index(key)]) for cells in table.rows}
                 own = [(each.name, by.get(each.name), each.role == "held_out") for each in row.suite.transformations]
                 return [(name, value, held) for name, value, held in own if isinstance(value, int | float)]
         return []
@@ -491,6 +491,11 @@ def _headed(table: Table, backbone: str) -> Table:
     return replace(
         table, columns=(*words("backbone"), *table.columns), rows=tuple((backbone, *row) for row in table.rows)
     )
+
+
+def _value(cell: object) -> object:
+    """The number of a cell, which may have the ends of its interval beside it."""
+    return cell[0] if isinstance(cell, list | tuple) and cell else cell
 
 
 def _by_transformation(row: Row) -> Iterator[tuple[RowTable, int]]:
