@@ -187,7 +187,8 @@ def unchanged_report(out: Path, results: Mapping[str, Any]) -> dict[str, Any] | 
     try:
         before, listed = read_json(out / RESULTS), read_json(out / _OWN)["files"]
         same = _lasting(before) == _lasting(json.loads(json.dumps(results))) and before["checksum"] == checksum(before)
-        intact = all(files.file_hash(files.inside(out, name)) == digest for name, digest in listed.items())
+        paths = {files.inside(out, name): digest for name, digest in listed.items()}
+        intact = all(files.is_regular(path) and files.file_hash(path) == digest for path, digest in paths.items())
     except (SubstyleError, OSError, ValueError, TypeError, KeyError, AttributeError):  # of another version, or edited
         return None
     return before if same and intact and {RESULTS, PAGE} <= set(listed) else None

@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 import sys
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -51,23 +53,23 @@ class ProvisionalReports:
         self.begun = False
         self.written = time.monotonic()
 
-    def begin(self, run: Run, *, embedding: bool = False) -> None:
+    def begin(self, opened: Callable[[], Run], *, embedding: bool = False) -> None:
         """Write a report of linear probes, unless an interrupted run has left its probes.
 
         Args:
-            run: with embeddings, and results of no stage.
+            opened: returns the run, with embeddings, and results of no stage.
             embedding: other photographs are embedded next.
         """
         self.begun = True
-        config = config_of(STAGE, run)
-        if not self.wanted or config is None or "linear" not in config.heads:
+        if not self.wanted:
             return
-        if all(note_of(folder_of(STAGE, run, unit)) for unit in STAGE.units(run, config)):
-            return
-        try:
-            self._linear(run, config, embedding=embedding)
-        except SubstyleError as error:  # such as no test photograph among the few; the whole study says it itself
-            log.info("no provisional report: %s", error)
+        with _unless_it_cannot():
+            run = opened()
+            config = config_of(STAGE, run)
+            if config is None or "linear" not in config.heads:
+                return
+            if not all(note_of(folder_of(STAGE, run, unit)) for unit in STAGE.units(run, config)):
+                self._linear(run, config, embedding=embedding)
 
     def _linear(self, run: Run, config: ProbeConfig, *, embedding: bool) -> None:
         tables = {name: _few(table, self.study.seed) for name, table in run.tables.items()}
@@ -92,7 +94,8 @@ class ProvisionalReports:
         """Write a report of all results so far, if the last one is old and others are pending."""
         self.pending = [each for each in self.pending if each.name != stage.name]
         if self.wanted and self.pending and time.monotonic() - self.written > _EVERY_S:
-            self._write(run, run.out, "")
+            with _unless_it_cannot():
+                self._write(run, run.out, "")
 
     def _write(self, run: Run, out: Path, what: str, *, embedding: bool = False) -> None:
         stages = [each.name.replace("_", " ") for each in self.pending]
@@ -105,6 +108,15 @@ class ProvisionalReports:
         if not self.quiet:
             print(f"provisional report: {out / outputs.PAGE} (pending: {pending})", file=sys.stderr)
         self.written = time.monotonic()
+
+
+@contextmanager
+def _unless_it_cannot() -> Iterator[None]:
+    """Go on after an error, such as no valid photograph among the few, or results that are to be recomputed."""
+    try:
+        yield
+    except SubstyleError as error:
+        log.info("no provisional report: %s", error)
 
 
 def _settings(config: ProbeConfig, *, classes: bool) -> ProbeConfig:

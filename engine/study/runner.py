@@ -103,26 +103,19 @@ def _run(
         names, list(stages), len(plan.records()) * len(transformations), repr((transformations, stages))
     )
     reports = ProvisionalReports(study, out, len(plan.records()), quiet=quiet)
-    checkpoints = {name: choice.checkpoint for choice in study.backbones for name in choice.names}
-
-    def opened(store: EmbeddingStore) -> Run:
-        tables = open_tables(store, names, study.settings().transformations)
-        by_name = {table.backbone: table for table in tables}
-        return Run(store, out, by_name, study, source=plan.source, checkpoints=checkpoints, quiet=quiet)
-
-    early = Early(
-        provisional.PHOTOGRAPHS, lambda: reports.begin(opened(EmbeddingStore.open(plan.store_path)), embedding=True)
-    )
+    opened = partial(_opened, study, plan, out, quiet=quiet)
+    some = partial(reports.begin, opened, embedding=True)
+    early = Early(provisional.PHOTOGRAPHS, some)
     with outputs.locked(out):
         new = not plan.exists
         with schedule.during(EMBED):
             store = _embedded(study, plan, out, early if reports.wanted else None, quiet=quiet)
             if new:
                 schedule.keep()
-        run = opened(store)
+        run = opened()
         run.embedding = Embedding(plan, study.backbones, quiet=quiet)
         if not reports.begun:
-            reports.begin(run)
+            reports.begin(lambda: run)
         for stage in registry.stages():
             with observability.span("run", stage.name, len(run.tables)), schedule.during(stage.name):
                 run.results[stage.name] = found = computed(stage, run)
@@ -132,8 +125,8 @@ def _run(
             reports.after(run, stage)
         run.embedding = None  # frees compiled backbones
         own = labels_of(study.backbones)
-        told = {name for name, found in run.results.items() if found}
-        whole = time.monotonic() - began if new and told <= run.recomputed else None
+        shown = {name for name, found in run.results.items() if found}
+        whole = time.monotonic() - began if new and shown <= run.recomputed else None
         results = assemble(
             *(run, study.name),
             note=study.note, threads=study.embed.cores, labels=own, limit=study.limit, wall_seconds=whole,
@@ -190,6 +183,15 @@ def report_study(
         shown = study is None or study.gallery
         save_report(results, out, current_gallery(store, out, tables[0]) if shown else None)
     return results
+
+
+def _opened(study: Study, plan: EmbedPlan, out: Path, *, quiet: bool) -> Run:
+    """The run of a study, with the embeddings that its store has now and no results."""
+    store = EmbeddingStore.open(plan.store_path)
+    tables = open_tables(store, names_of(study.backbones), study.settings().transformations)
+    by_name = {table.backbone: table for table in tables}
+    checkpoints = {name: choice.checkpoint for choice in study.backbones for name in choice.names}
+    return Run(store, out, by_name, study, source=plan.source, checkpoints=checkpoints, quiet=quiet)
 
 
 def _embedded(study: Study, plan: EmbedPlan, out: Path, early: Early | None, *, quiet: bool) -> EmbeddingStore:

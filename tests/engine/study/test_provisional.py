@@ -113,6 +113,33 @@ def test_a_report_that_cannot_be_made_early_stops_nothing(
     assert "provisional report:" not in capsys.readouterr().err
 
 
+def test_damaged_results_of_an_interrupted_run_are_recomputed(
+    tmp_path: Path, two_classes: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, out = runs(tmp_path, two_classes), tmp_path / "out"
+    with monkeypatch.context() as patched:
+        patched.setattr(type(stage_of("analysis")), "compute", stopped)
+        assert run() == 130
+    for path in (out / "probes").glob("*/complete.json"):
+        path.write_text("{}")
+    monkeypatch.setattr(provisional, "_EVERY_S", 0.0)  # a report after each stage
+    assert run() == 0
+    assert "provisional" not in (out / "report.html").read_text()
+
+
+def test_a_few_photographs_of_which_none_is_valid_stop_nothing(
+    tmp_path: Path, two_classes: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    photographs = tmp_path / "photographs"
+    paths = sorted(path.relative_to(two_classes) for path in two_classes.rglob("*.jpg"))
+    for i, path in enumerate(paths):
+        (photographs / path).parent.mkdir(parents=True, exist_ok=True)
+        (photographs / path).write_bytes(b"no" if i < 4 else (two_classes / path).read_bytes())
+    monkeypatch.setattr(provisional, "PHOTOGRAPHS", 4)
+    assert runs(tmp_path, photographs, "[embed]\nshard_rows = 4\nbatch = 4")() == 0
+    assert json.loads((tmp_path / "out" / "results.json").read_text())["images"] == 36
+
+
 @pytest.mark.parametrize("images", [1, 7, 20, 60, 1000])
 def test_a_few_shards_of_all_parts_come_first(images: int) -> None:
     rng = np.random.default_rng(images)
